@@ -1,0 +1,121 @@
+"""From a config to its parts: data set, model, losses. Every name and key is checked here."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from errseg_jax import losses
+from errseg_jax.data import datasets
+from errseg_jax.data.splits import Splits
+from errseg_jax.data.transforms import TrainTransform
+from errseg_jax.errors import UserError
+from errseg_jax.models.backbones import BACKBONES
+from errseg_jax.models.detail_branch import DetailBranch
+from errseg_jax.models.error_aware import ErrorAware
+from errseg_jax.models.error_branch import PRIORS, ErrorBranch
+from errseg_jax.models.fusion import FUSIONS
+from errseg_jax.models.heads import HEADS
+from errseg_jax.models.layers import GATES
+from errseg_jax.models.segmenter import Segmenter
+
+DTYPES = ("float32", "bfloat16", "float64")
+
+
+def known(value: Any, names, where: str) -> Any:
+  """`value` if it is one of `names`.
+
+  Raises:
+    UserError: it is not; lists them.
+  """
+  if value not in names:
+    near = difflib.get_close_matches(str(value), [str(n) for n in names], 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise UserError(f"{where}={value!r} is unknown; {hint}known: {', '.join(map(str, names))}")
+  return value
+
+
+def construct(cls: type, section: Mapping[str, Any], where: str, **extra: Any) -> Any:
+  """A class from a config section.
+
+  Raises:
+    UserError: a key that the class does not have.
+  """
+  fields = [f.name for f in dataclasses.fields(cls) if f.init and f.name not in ("parent", "name")]
+  fields = [f for f in fields if f not in extra]
+  for key in section:
+    known(key, fields, f"config.{where}: key")
+  values = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
+  return cls(**values, **extra)
+
+
+def dataset(config: ConfigDict) -> datasets.Dataset:
+  """The data set of `config.data`."""
+  section = config.data.to_dict()
+  return datasets.build(section.pop("name"), **section)
+
+
+def splits(config: ConfigDict) -> Splits:
+  """The parts of the data set and their roles."""
+  return construct(Splits, config.splits, "splits")
+
+
+def pad_value(config: ConfigDict) -> tuple[int, int, int]:
+  """RGB colour of padding: the mean that preprocessing subtracts."""
+  r, g, b = (round(m) for m in config.segmenter.mean)
+  return r, g, b
+
+
+def transform(config: ConfigDict) -> TrainTransform:
+  """Training augmentation."""
+  return construct(TrainTransform, config.transform, "transform", pad_value=pad_value(config))
+
+
+def segmenter(config: ConfigDict, num_classes: int) -> Segmenter:
+  """The semantic network."""
+  section = config.segmenter
+  dtype = known(config.dtype, DTYPES, "config.dtype")
+  known(section.channels, ("rgb", "bgr"), "config.segmenter.channels")
+  backbone, head = section.backbone.to_dict(), section.head.to_dict()
+  backbone_class = BACKBONES[known(backbone.pop("name"), BACKBONES, "config.segmenter.backbone.name")]
+  head_class = HEADS[known(head.pop("name"), HEADS, "config.segmenter.head.name")]
+  stride = backbone.get("output_stride", 16)
+  known(stride, backbone_class.output_strides(), "config.segmenter.backbone.output_stride")
+  return Segmenter(
+    construct(backbone_class, backbone, "segmenter.backbone", dtype=dtype),
+    construct(head_class, head, "segmenter.head", dtype=dtype, num_classes=num_classes),
+    mean=tuple(section.mean),
+    std=tuple(section.std),
+    channels=section.channels,
+    dtype=dtype,
+  )
+
+
+def model(config: ConfigDict, num_classes: int) -> ErrorAware:
+  """The semantic network with its branches."""
+  error, detail = config.error_branch.to_dict(), config.detail_branch.to_dict()
+  known(error.get("prior", "none"), PRIORS, "config.error_branch.prior")
+  known(detail.get("encoder", "missing"), ("missing", "all"), "config.detail_branch.encoder")
+  for name, section in (("error_branch", error), ("detail_branch", detail)):
+    known(section.get("gate", "sigmoid"), GATES, f"config.{name}.gate")
+  return ErrorAware(
+    segmenter(config, num_classes),
+    construct(ErrorBranch, error, "error_branch", dtype=config.dtype),
+    construct(DetailBranch, detail, "detail_branch", dtype=config.dtype, num_classes=num_classes),
+  )
+
+
+def loss(config: ConfigDict, stage: str) -> Any:
+  """The loss of a stage: a function of (Outputs, label)."""
+  if stage in ("semantic", "control"):
+    return losses.SemanticLoss()
+  if stage == "error":
+    return construct(losses.ErrorLoss, config.error_loss, "error_loss")
+  known(config.detail_loss.get("weights", "mask"), losses.WEIGHTS, "config.detail_loss.weights")
+  order = tuple(config.order)
+  first = "error" not in order or order.index("detail") < order.index("error")
+  return construct(losses.DetailLoss, config.detail_loss, "detail_loss", max_probability=first)

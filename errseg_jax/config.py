@@ -1,0 +1,115 @@
+"""The default configuration: every key, its unit and its reason. An experiment in `configs/` overrides it.
+
+A section is the keyword arguments of one class, so a mistyped key is refused when the class is built.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def stage(steps: int, learning_rate: float, **changes) -> ConfigDict:
+  """A training stage with the defaults of P0: Adam, poly 0.9.
+
+  Args:
+    steps: optimizer steps.
+    learning_rate: at the start of the schedule.
+    **changes: other keys of the stage, or of its `optimizer`.
+  """
+  config = ConfigDict()
+  config.steps = steps
+  config.batch_size = 8  # images per step, over all devices
+  config.eval_every = 0  # steps between scores on the choose split; 0: only at the end
+  config.save_every = 200  # steps between checkpoints that a killed run goes on from
+  config.ema = 0.0  # decay of averaged weights, evaluated in place of the raw ones; 0 = off
+  config.optimizer = ConfigDict()
+  config.optimizer.name = "adam"  # or "sgd"
+  config.optimizer.learning_rate = learning_rate
+  config.optimizer.power = 0.9  # of the poly schedule
+  config.optimizer.warmup_steps = 0
+  config.optimizer.weight_decay = 0.0  # not on biases and normalisation
+  config.optimizer.momentum = 0.9  # sgd only
+  config.optimizer.clip_norm = 1.0  # of the gradient; 0 = off
+  config.optimizer.multipliers = ConfigDict()  # parameter path prefix, "/" between names -> factor
+  for key, value in changes.items():
+    setattr(config.optimizer if key in config.optimizer else config, key, value)
+  return config
+
+
+def default_config() -> ConfigDict:
+  """Everything that can be set."""
+  config = ConfigDict()
+  config.seed = 0
+  config.platform = placeholder(str)  # "cpu", "gpu" or "tpu"; unset: the best that jax finds
+  config.num_devices = placeholder(int)  # unset: all of them
+  config.dtype = "float32"  # compute type; "bfloat16" on accelerators
+
+  config.data = ConfigDict({"name": "scenes"})  # a data set and its fields (errseg_jax/data/datasets)
+  config.splits = ConfigDict()
+  config.splits.train = "train"
+  config.splits.val = "val"  # reported, never chosen on
+  config.splits.choose = ""  # "": hold out choose_fraction of the training images
+  config.splits.choose_fraction = 0.1
+  config.splits.error_source = "train"  # or "holdout"
+  config.splits.holdout_fraction = 0.25
+
+  config.transform = ConfigDict()
+  config.transform.crop_size = (513, 513)  # (height, width)
+  config.transform.scale_min = 0.5
+  config.transform.scale_max = 2.0
+  config.transform.scale_step = 0.25
+  config.transform.rotation = 10.0  # degrees to either side
+  config.transform.flip = True
+  config.transform.photometric = 0.5  # strength; 0 = off
+
+  config.loader = ConfigDict()
+  config.loader.threads = 2
+  config.loader.eval_batch_size = 4
+  config.loader.size_multiple = 32  # images are padded to multiples of it
+
+  config.segmenter = ConfigDict()
+  config.segmenter.init = ""  # a workdir whose semantic network is taken as given: no semantic stage
+  config.segmenter.backbone = ConfigDict({"name": "resnet", "depth": 50, "output_stride": 16})
+  config.segmenter.backbone_weights = ""  # .npz of ImageNet weights for the backbone
+  config.segmenter.head = ConfigDict({"name": "deeplabv3plus"})
+  config.segmenter.mean = (123.675, 116.28, 103.53)  # RGB, 0..255
+  config.segmenter.std = (58.395, 57.12, 57.375)
+  config.segmenter.channels = "rgb"
+
+  config.error_branch = ConfigDict({"prior": "msp"})  # fields of models.error_branch.ErrorBranch
+  config.detail_branch = ConfigDict({"residual": True})  # of models.detail_branch.DetailBranch
+  config.error_loss = ConfigDict()  # of losses.ErrorLoss
+  config.detail_loss = ConfigDict({"weights": "soft"})  # of losses.DetailLoss
+
+  config.order = ("semantic", "error", "detail")  # stages that train, in order; "control" may follow
+  config.stages = ConfigDict()
+  config.stages.semantic = stage(40_000, 1e-3)
+  config.stages.error = stage(60_000, 1e-3)
+  config.stages.detail = stage(90_000, 1e-3)
+  # The semantic network trained on for as many steps as both branches took, for comparison only.
+  config.stages.control = stage(150_000, 1e-3)
+
+  config.train = ConfigDict()
+  config.train.log_every = 50  # steps
+  config.train.select = "best"  # of a stage's scored checkpoints, by the choose split; or "last"
+
+  config.choose = ConfigDict()
+  config.choose.calibrate = True  # P_ep; False: raw, as the paper uses it
+  config.choose.fusions = ("semantic", "mask", "soft", "gate")  # candidates; one alone is simply taken
+  config.choose.thresholds = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of "mask"
+  return config
+
+
+def paper(config: ConfigDict) -> ConfigDict:
+  """Sets branches, losses and fusion to P0 as published (Gong et al. 2021)."""
+  config.splits.error_source = "train"
+  config.error_branch.prior = "none"
+  config.detail_branch.residual = False
+  config.error_loss.w1, config.error_loss.w2, config.error_loss.rho = 1.0, 1.5, 0.95
+  config.detail_loss.weights, config.detail_loss.t = "mask", 0.7
+  config.order = tuple(s for s in ("semantic", "error", "detail", "control") if s in config.order)
+  config.choose.calibrate = False
+  config.choose.fusions = ("mask",)
+  config.choose.thresholds = (0.7,)
+  return config

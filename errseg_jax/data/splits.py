@@ -1,0 +1,104 @@
+"""Which images train the semantic network, which train the branches, and which choose between results."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from errseg_jax.errors import UserError
+
+BLOCKS = 4
+
+
+class Subset(Sequence):
+  """Some samples of a source, by index."""
+
+  def __init__(self, source: Any, indices: np.ndarray):
+    self.source = source
+    self.indices = indices
+
+  def __len__(self) -> int:
+    return len(self.indices)
+
+  def __getitem__(self, index):
+    return self.source[int(self.indices[index])]
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    return tuple(self.source.names[i] for i in self.indices)
+
+
+def held_out(count: int, fraction: float, offset: float) -> np.ndarray:
+  """Indices of a held-out share, as BLOCKS runs of neighbours spread over the list.
+
+  Neighbouring names are often frames of one video: held out one by one, each would have its near-duplicate in
+  the training part.
+
+  Args:
+    count: number of samples.
+    fraction: share to hold out, 0..1.
+    offset: where in its stretch a run starts, 0..1; parts with other offsets are disjoint if their
+      fractions leave room.
+  """
+  edges = np.arange(BLOCKS) * count / BLOCKS + offset * count / BLOCKS
+  runs = [np.arange(round(e), round(e + fraction * count / BLOCKS)) for e in edges]
+  return np.unique(np.concatenate(runs).clip(0, count - 1)).astype(int) if fraction else np.zeros(0, int)
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+  """The parts of a labelled data set and what each is for.
+
+  Attributes:
+    train: split that trains.
+    val: split that is reported.
+    choose: split on which threshold, fusion, calibration and best checkpoint are chosen; "" holds out
+      `choose_fraction` of the training split, which then trains nothing.
+    choose_fraction: that share.
+    error_source: "train": the branches learn from the errors on the semantic network's own training images
+      (P0). "holdout": from images it never saw, `holdout_fraction` of the training split.
+    holdout_fraction: that share.
+  """
+
+  train: str = "train"
+  val: str = "val"
+  choose: str = ""
+  choose_fraction: float = 0.1
+  error_source: str = "train"
+  holdout_fraction: float = 0.25
+
+  def sources(self, dataset: Any) -> dict[str, Any]:
+    """Sources "semantic", "branches" and "choose" of a data set.
+
+    Raises:
+      UserError: an unknown error source, shares that leave nothing to train on, or choosing on what is reported.
+    """
+    if self.error_source not in ("train", "holdout"):
+      raise UserError(f"splits.error_source={self.error_source!r}: known are train, holdout")
+    if self.choose and self.choose in (self.val, self.train):
+      raise UserError(
+        f"splits.choose={self.choose!r} is also a training or reported split: name another, or leave it empty "
+        "to hold out splits.choose_fraction of the training images"
+      )
+    whole = dataset.source(self.train)
+    choose = self.choose_fraction if not self.choose else 0.0
+    hold = self.holdout_fraction if self.error_source == "holdout" else 0.0
+    if not (0 <= choose and 0 <= hold and choose + hold <= 0.9):
+      raise UserError("splits: choose_fraction and holdout_fraction must leave a tenth of the images to train on")
+    chosen = held_out(len(whole), choose, 0.05)
+    held = np.setdiff1d(held_out(len(whole), hold, 0.05 + choose), chosen)
+    rest = np.setdiff1d(np.arange(len(whole)), np.concatenate([chosen, held]))
+    part = dataset.source(self.choose) if self.choose else Subset(whole, chosen)
+    if not len(rest) or not len(part) or (hold and not len(held)):
+      raise UserError(
+        f"{len(whole)} training images are too few to hold some out: set splits.choose to a labelled split of its own"
+      )
+    semantic = Subset(whole, rest)
+    return {
+      "semantic": semantic,
+      "branches": Subset(whole, held) if hold else semantic,
+      "choose": part,
+    }

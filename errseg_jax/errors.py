@@ -1,0 +1,8 @@
+"""The one exception that a user's mistake raises."""
+
+
+class UserError(Exception):
+  """A mistake in the input: the command line prints it as one line and exits with status 2.
+
+  The message names the file or key, says what is wrong with it and what to do.
+  """

@@ -1,0 +1,91 @@
+"""What is chosen after training: calibration, fusion, threshold."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from errseg_jax.errors import UserError
+from errseg_jax.models.fusion import detail_share, fuse
+from errseg_jax.structs import Outputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+  """How logits become an error probability and fused labels; the content of choice.json.
+
+  Attributes:
+    fusion: one of models.fusion.FUSIONS.
+    threshold: t of fusion "mask", on calibrated P_ep; also the mask that reports start with.
+    scale: calibrated error logit = scale * logit + offset.
+    offset: see scale.
+    gate: weights of fusion "gate", over the raw error logit's features; () without.
+    on: the images that it was chosen on, in words.
+    candidates: mIoU of each candidate on them.
+    calibration: ECE of P_ep before and after, percent, on them.
+  """
+
+  fusion: str = "semantic"
+  threshold: float = 0.5
+  scale: float = 1.0
+  offset: float = 0.0
+  gate: tuple[float, ...] = ()
+  on: str = ""
+  candidates: dict[str, float | None] = dataclasses.field(default_factory=dict)
+  calibration: dict[str, float | None] = dataclasses.field(default_factory=dict)
+
+  def arrays(self) -> dict[str, jax.Array]:
+    """The numbers, as arguments of a jitted function: another choice does not recompile it."""
+    return {
+      "threshold": jnp.float32(self.threshold),
+      "scale": jnp.float32(self.scale),
+      "offset": jnp.float32(self.offset),
+      "gate": jnp.array(self.gate or (0.0,) * 6, jnp.float32),
+    }
+
+  def save(self, workdir: pathlib.Path) -> None:
+    """Writes choice.json, whole or not at all."""
+    path = pathlib.Path(workdir) / "choice.json"
+    part = path.with_suffix(".tmp")
+    part.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+    os.replace(part, path)
+
+  @classmethod
+  def load(cls, workdir: pathlib.Path) -> Choice:
+    """Reads choice.json.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
+    path = pathlib.Path(workdir) / "choice.json"
+    try:
+      fields = json.loads(path.read_text())
+      return cls(**{**fields, "gate": tuple(fields["gate"])})
+    except FileNotFoundError:
+      raise UserError(f"{path} is missing: `errseg train` with this workdir has not finished") from None
+    except (ValueError, TypeError, KeyError):
+      raise UserError(f"{path} is damaged: remove it and run `errseg train` again") from None
+
+
+def calibrated(error: jax.Array, choice: dict[str, jax.Array]) -> jax.Array:
+  """Raw error logit -> calibrated error logit."""
+  return choice["scale"] * error + choice["offset"]
+
+
+def fused_probabilities(
+  outputs: Outputs, fusion: str, choice: dict[str, jax.Array]
+) -> jax.Array:
+  """P_f [B, H, W, C] of a forward pass under a choice."""
+  if fusion == "semantic" or outputs.detail is None:
+    return jax.nn.softmax(outputs.semantic)
+  error = outputs.error if fusion == "gate" else calibrated(outputs.error, choice)
+  share = detail_share(
+    outputs.semantic, outputs.detail, error, fusion, choice["threshold"], choice["gate"]
+  )
+  return fuse(outputs.semantic, outputs.detail, share)

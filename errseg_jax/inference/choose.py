@@ -1,0 +1,136 @@
+"""Chooses calibration, fusion and threshold on images that trained nothing, "semantic only" among them.
+
+The candidates are compared by two-fold cross-fitting: calibration and gate are fitted on one half of the
+images and scored on the other, both ways; what is kept is fitted on all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from scipy import optimize, special
+
+from errseg_jax.data.splits import Subset
+from errseg_jax.inference.calibrate import fit_platt
+from errseg_jax.inference.choice import Choice
+from errseg_jax.inference.evaluator import Evaluator
+from errseg_jax.inference.statistics import make_counter, make_sampler
+from errseg_jax.metrics.errors import error_scores
+from errseg_jax.metrics.segmentation import segmentation_scores
+from errseg_jax.models.error_aware import ErrorAware
+
+MAX_SAMPLES = 400_000  # pixels that the gate is fitted on
+GATE_DECAY = 1e-4  # L2 on the gate's weights
+
+
+def halves(source: Any) -> list[Subset]:
+  """First and second half: neighbours, which may be frames of one video, stay together."""
+  indices = np.arange(len(source))
+  return [Subset(source, part) for part in np.array_split(indices, 2)]
+
+
+def mask_confusion(by_threshold: np.ndarray, k: int) -> np.ndarray:
+  """Confusion matrix of the mask fusion at the k-th threshold, from `threshold_counts`."""
+  return by_threshold[k + 1 :, 1].sum(0) + by_threshold[: k + 1, 0].sum(0)
+
+
+def fit_gate(samples: dict[str, np.ndarray]) -> tuple[float, ...]:
+  """Weights of the gate that minimise -log(g P_db[y] + (1 - g) P_sb[y]) over sampled pixels."""
+  x, p_s, p_d = samples["features"], samples["semantic"], samples["detail"]
+  if not len(x):
+    return (0.0,) * 6
+
+  def loss(w):
+    g = special.expit(x @ w)
+    p = np.maximum(g * p_d + (1 - g) * p_s, 1e-12)
+    slope = -(p_d - p_s) * g * (1 - g) / p
+    return -np.log(p).mean() + GATE_DECAY * w @ w, x.T @ slope / len(x) + 2 * GATE_DECAY * w
+
+  found = optimize.minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B")
+  return tuple(float(w) for w in found.x)
+
+
+def collect(
+  evaluator: Evaluator, model: ErrorAware, variables: Any, source: Any
+) -> dict[str, np.ndarray]:
+  """Gate samples of a source, at most MAX_SAMPLES pixels however many images."""
+  sample, parts = make_sampler(model, every=8), []
+  per_image = max(1, MAX_SAMPLES // len(source))
+  for batch, names in evaluator.batches(source):
+    values = jax.device_get(sample(variables, batch))
+    for i in range(len(names)):
+      keep = np.flatnonzero(values["valid"][i])
+      keep = keep[:: -(-len(keep) // per_image) or 1]
+      parts.append({k: v[i][keep].astype(np.float64) for k, v in values.items()})
+  return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+
+
+def choose(
+  evaluator: Evaluator,
+  model: ErrorAware,
+  variables: Any,
+  source: Any,
+  *,
+  calibrate: bool,
+  fusions: Sequence[str],
+  thresholds: Sequence[float],
+  on: str,
+) -> Choice:
+  """The best candidate by mIoU on `source`; "semantic" unless another is strictly better.
+
+  Args:
+    evaluator: runs the network.
+    model: the network.
+    variables: trained.
+    source: labelled images that trained nothing.
+    calibrate: fit P_ep; False keeps it raw.
+    fusions: candidates. One alone is taken, and reported.
+    thresholds: grid of "mask".
+    on: what `source` is, in words, for the record.
+  """
+  parts = halves(source)
+  raw_counter = make_counter(model, wanted=("error",))
+  raw = [
+    evaluator.run(raw_counter, variables, part, Choice()).counts["histogram/error_raw"]
+    for part in parts
+  ]
+  gates: list[tuple[float, ...]] = [(), ()]
+  final_gate: tuple[float, ...] = ()
+  if "gate" in fusions:
+    samples = [collect(evaluator, model, variables, part) for part in parts]
+    gates = [fit_gate(s) for s in samples]
+    final_gate = fit_gate({k: np.concatenate([s[k] for s in samples]) for k in samples[0]})
+  platts = [fit_platt(h) if calibrate else (1.0, 0.0) for h in (*raw, sum(raw))]
+  counter = make_counter(
+    model, wanted=("error", "detail"), fusions=fusions, thresholds=thresholds
+  )
+  counts: dict[str, Any] = {}
+  for part, (scale, offset), gate in zip(parts, platts[1::-1], gates[::-1], strict=True):
+    fold = Choice(scale=scale, offset=offset, gate=gate)
+    for key, value in evaluator.run(counter, variables, part, fold).counts.items():
+      counts[key] = counts.get(key, 0) + value
+  scores = candidate_scores(counts, fusions, thresholds)
+  best = max(scores, key=lambda name: (scores[name] or 0.0, name == "semantic"))
+  fusion, _, t = best.partition("@")
+  scale, offset = platts[2]
+  calibration = {
+    "before": error_scores(sum(raw))["ECE"],
+    "after": error_scores(counts["histogram/error"])["ECE"],
+  }
+  threshold = float(t) if t else 0.5
+  return Choice(fusion, threshold, scale, offset, final_gate, on, scores, calibration)
+
+
+def candidate_scores(
+  counts: dict[str, np.ndarray], fusions: Sequence[str], thresholds: Sequence[float]
+) -> dict[str, float | None]:
+  """mIoU by candidate; "mask@t" for each t."""
+  confusions = {f: counts[f"confusion/{f}"] for f in fusions if f != "mask"}
+  if "mask" in fusions:
+    for k, t in enumerate(thresholds):
+      confusions[f"mask@{t:g}"] = mask_confusion(counts["by_threshold"], k)
+  classes = [str(c) for c in range(len(counts["confusion/semantic"]))]
+  return {k: segmentation_scores(v, classes)["mIoU"] for k, v in confusions.items()}

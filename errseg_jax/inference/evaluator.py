@@ -1,0 +1,128 @@
+"""Runs a network over a source and adds up counts; memory does not grow with the number of images."""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from errseg_jax.data.pipeline import eval_batches
+from errseg_jax.inference.choice import Choice
+from errseg_jax.metrics.errors import image_score_sums
+from errseg_jax.metrics.segmentation import segmentation_scores
+from errseg_jax.structs import Batch
+from errseg_jax.train.sharding import shard_batch
+
+WORST = 24  # images remembered by name, lowest accuracy first
+
+
+@dataclasses.dataclass
+class Totals:
+  """Sums over a source.
+
+  Attributes:
+    counts: name -> int64 array, the device's counts added up.
+    images: number of images with a valid pixel.
+    image_scores: name -> [3, 2] of `image_score_sums`.
+    moments: float64 [6]: sums of x, y, x^2, y^2, xy, |x - y| of expected and real accuracy (percent).
+    image_miou: sum of the images' fused mIoU, percent.
+    worst: (accuracy, fused accuracy, name), percent, lowest first.
+  """
+
+  counts: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  images: int = 0
+  image_scores: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  moments: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(6))
+  image_miou: float = 0.0
+  worst: list[tuple[float, float, str]] = dataclasses.field(default_factory=list)
+
+  def add(self, counts: dict[str, np.ndarray], names: list[str], per_image: bool) -> None:
+    """Adds one batch; `names` are those of its real rows, the first ones."""
+    real = len(names)
+    self.images += real
+    for key, value in counts.items():
+      if key.startswith("image/"):
+        continue
+      if key.startswith("histogram/"):
+        if per_image:
+          name = key.removeprefix("histogram/")
+          sums = self.image_scores.setdefault(name, np.zeros((3, 2)))
+          sums += image_score_sums(value[:real])
+        value = value.sum(0)
+      self.counts[key] = self.counts.get(key, 0) + value.astype(np.int64)
+    if "image/valid" in counts:
+      self._add_images({k.removeprefix("image/"): v for k, v in counts.items() if k[:6] == "image/"}, names)
+
+  def _add_images(self, rows: dict[str, np.ndarray], names: list[str]) -> None:
+    for i, name in enumerate(names):
+      valid = int(rows["valid"][i])
+      if not valid:
+        self.images -= 1
+        continue
+      real, fused = 100 * rows["right"][i] / valid, 100 * rows["fused_right"][i] / valid
+      classes = [str(c) for c in range(len(rows["confusion"][i]))]
+      self.image_miou += segmentation_scores(rows["confusion"][i], classes)["mIoU"] or 0.0
+      if "expected" in rows:
+        x = 100 * float(rows["expected"][i]) / valid
+        self.moments += (x, real, x * x, real * real, x * real, abs(x - real))
+      heapq.heappush(self.worst, (-float(real), -float(fused), name))
+      if len(self.worst) > WORST:
+        heapq.heappop(self.worst)
+
+  def worst_first(self) -> list[tuple[float, float, str]]:
+    """(accuracy, fused accuracy, name), percent."""
+    return sorted((-a, -f, name) for a, f, name in self.worst)
+
+
+class Evaluator:
+  """Batches of a source through a jitted counter.
+
+  Args:
+    mesh: the devices.
+    batch_size: images per batch; rounded up to a multiple of the devices.
+    size_multiple: of the padded sizes.
+    pad_value: RGB of padding.
+    threads: that read.
+  """
+
+  def __init__(self, mesh, *, batch_size: int, size_multiple: int, pad_value, threads: int):
+    devices = mesh.devices.size
+    self.mesh = mesh
+    self.options = {
+      "batch_size": -(-batch_size // devices) * devices,
+      "size_multiple": size_multiple,
+      "pad_value": pad_value,
+      "threads": threads,
+    }
+
+  def batches(self, source: Any) -> Iterator[tuple[Batch, list[str]]]:
+    """(Batch on the devices, names of its real rows)."""
+    for arrays in eval_batches(source, **self.options):
+      device = shard_batch({k: arrays[k] for k in ("image", "label")}, self.mesh)
+      yield Batch(**device), arrays["names"]
+
+  def run(
+    self,
+    count: Callable,
+    variables: Any,
+    source: Any,
+    choice: Choice,
+    per_image: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+  ) -> Totals:
+    """Adds up `count(variables, batch, choice)` over a source, one batch behind the device."""
+    totals, waiting, arrays, done = Totals(), None, choice.arrays(), 0
+    for batch, names in self.batches(source):
+      counts = count(variables, batch, arrays)
+      if waiting is not None:
+        totals.add(jax.device_get(waiting[0]), waiting[1], per_image)
+      waiting = (counts, names)
+      done += len(names)
+      progress(done)
+    if waiting is not None:
+      totals.add(jax.device_get(waiting[0]), waiting[1], per_image)
+    return totals

@@ -1,0 +1,146 @@
+"""Counts that every score is computed from, on the device, for one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from errseg_jax.inference.choice import calibrated, fused_probabilities
+from errseg_jax.losses import error_target, pixel_cross_entropy
+from errseg_jax.metrics.errors import baseline_logits, error_histogram, hard_histogram
+from errseg_jax.metrics.segmentation import boundary_counts, boundary_radius, confusion_matrix
+from errseg_jax.models.error_aware import ErrorAware
+from errseg_jax.models.error_branch import disbelief_logit
+from errseg_jax.models.fusion import gate_features
+from errseg_jax.structs import IGNORE, Batch, Outputs
+
+HARD = 0.95  # rho: an error of larger confidence is hard (P0, section 3.3)
+Counts = dict[str, jax.Array]
+
+
+def label_counts(outputs: Outputs, label: jax.Array, fusions: Sequence[str], choice: dict) -> Counts:
+  """Confusion matrices of the frozen labels, the detail labels, and each fusion asked for."""
+  num_classes = outputs.semantic.shape[-1]
+  maps = {"semantic": outputs.semantic.argmax(-1)}
+  if outputs.detail is not None:
+    maps["detail"] = outputs.detail.argmax(-1)
+  for fusion in fusions:
+    if fusion not in maps and fusion != "mask":
+      maps[fusion] = fused_probabilities(outputs, fusion, choice).argmax(-1)
+  return {f"confusion/{k}": confusion_matrix(label, v, num_classes) for k, v in maps.items()}
+
+
+def threshold_counts(
+  outputs: Outputs, label: jax.Array, thresholds: Sequence[float], choice: dict
+) -> jax.Array:
+  """Confusion of the frozen and the detail labels by how many thresholds P_ep passes, [T + 1, 2, C, C].
+
+  The mask fusion at the k-th threshold is the detail part of rows > k and the frozen part of the rest.
+  """
+  num_classes = outputs.semantic.shape[-1]
+  p = jax.nn.sigmoid(calibrated(outputs.error, choice))
+  passed = (p[..., None] > jnp.array(thresholds, p.dtype)).sum(-1)
+  cell = jnp.where(label == IGNORE, 0, label).astype(jnp.int32) + num_classes * passed
+  length = (len(thresholds) + 1) * num_classes**2
+  tables = []
+  for logits in (outputs.semantic, outputs.detail):
+    index = jnp.where(label == IGNORE, length, cell * num_classes + logits.argmax(-1))
+    tables.append(jnp.bincount(index.ravel(), length=length + 1)[:-1])
+  table = jnp.stack(tables).reshape(2, len(thresholds) + 1, num_classes, num_classes)
+  return jnp.swapaxes(table, 0, 1)
+
+
+def error_counts(outputs: Outputs, label: jax.Array, choice: dict) -> Counts:
+  """Histograms [B, 2, bins] of every error score, and of the hard errors' P_ep."""
+  wrong, valid = error_target(outputs.semantic, label), label != IGNORE
+  scores = baseline_logits(outputs.semantic)
+  hard = wrong & (scores["max_probability"] < jnp.log((1 - HARD) / HARD))
+  if outputs.detail is not None:
+    scores["detail_disbelief"] = disbelief_logit(outputs.detail, outputs.semantic.argmax(-1))
+  if outputs.error is not None:
+    scores["error_raw"] = outputs.error
+    scores["error"] = calibrated(outputs.error, choice)
+  counts = {f"histogram/{k}": error_histogram(z, wrong, valid) for k, z in scores.items()}
+  if outputs.error is not None:
+    counts["hard"] = hard_histogram(scores["error"], hard, valid).sum(0)
+  return counts
+
+
+def image_counts(outputs: Outputs, label: jax.Array, fused: jax.Array, choice: dict) -> Counts:
+  """Per image: valid, right and fused-right pixels, the expected number of right ones, confusion."""
+  valid = label != IGNORE
+  semantic = outputs.semantic.argmax(-1)
+  num_classes = outputs.semantic.shape[-1]
+  confusion = jax.vmap(lambda y, s: confusion_matrix(y, s, num_classes))
+  counts = {
+    "image/valid": valid.sum((1, 2)),
+    "image/right": (valid & (semantic == label)).sum((1, 2)),
+    "image/fused_right": (valid & (fused == label)).sum((1, 2)),
+    "image/confusion": confusion(label, fused),
+  }
+  if outputs.error is not None:
+    p = jax.nn.sigmoid(calibrated(outputs.error, choice))
+    counts["image/expected"] = ((1.0 - p) * valid).sum((1, 2))
+  return counts
+
+
+def make_counter(
+  model: ErrorAware,
+  *,
+  wanted: Sequence[str],
+  fusions: Sequence[str] = (),
+  thresholds: Sequence[float] = (),
+  fusion: str = "",
+) -> Callable[[Any, Batch, dict], Counts]:
+  """A jitted (variables, batch, choice arrays) -> counts.
+
+  Args:
+    model: the network.
+    wanted: branches to run.
+    fusions: candidates whose confusion is counted.
+    thresholds: grid of t, where both branches run.
+    fusion: the chosen one; named, boundaries and per-image counts are taken for it too.
+  """
+
+  @jax.jit
+  def count(variables, batch: Batch, choice):
+    outputs = model.apply(variables, batch.image, wanted=wanted)
+    label = batch.label
+    counts = label_counts(outputs, label, fusions, choice) | error_counts(outputs, label, choice)
+    if thresholds and outputs.error is not None and outputs.detail is not None:
+      counts["by_threshold"] = threshold_counts(outputs, label, thresholds, choice)
+    if fusion:
+      fused = fused_probabilities(outputs, fusion, choice).argmax(-1)
+      num_classes, radius = outputs.semantic.shape[-1], boundary_radius(*label.shape[1:])
+      for name, labels in (("semantic", outputs.semantic.argmax(-1)), ("fused", fused)):
+        counts[f"boundary/{name}"] = boundary_counts(label, labels, num_classes, radius)
+      counts["confusion/fused"] = confusion_matrix(label, fused, num_classes)
+      counts |= image_counts(outputs, label, fused, choice)
+    return counts
+
+  return count
+
+
+def make_sampler(model: ErrorAware, every: int) -> Callable[[Any, Batch], Counts]:
+  """A jitted (variables, batch) -> what the gate is fitted on, at every `every`-th row and column.
+
+  Returns gate features [B, n, 6], P_sb and P_db of the true label [B, n], and valid [B, n].
+  """
+
+  @jax.jit
+  def sample(variables, batch: Batch):
+    outputs = model.apply(variables, batch.image)
+    outputs = jax.tree.map(lambda x: x[:, ::every, ::every], outputs)
+    label = batch.label[:, ::every, ::every]
+    values = {
+      "features": gate_features(outputs.semantic, outputs.detail, outputs.error),
+      "semantic": jnp.exp(-pixel_cross_entropy(outputs.semantic, label)),
+      "detail": jnp.exp(-pixel_cross_entropy(outputs.detail, label)),
+      "valid": label != IGNORE,
+    }
+    return {k: v.reshape(v.shape[0], -1, *v.shape[3:]) for k, v in values.items()}
+
+  return sample

@@ -1,0 +1,126 @@
+"""Losses. Each is a weighted sum over pixels divided by a global count, at least 1.
+
+Under `jit` the sums run over the global batch, all devices and hosts. A pixel labelled 255 has weight 0; a batch
+without a valid pixel gives loss 0 and gradient 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from errseg_jax.models.error_branch import max_probability_logit
+from errseg_jax.structs import IGNORE, Outputs
+
+
+def weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
+  """sum(values * weights) / max(sum(weights), 1)."""
+  return (values * weights).sum() / jnp.maximum(weights.sum(), 1.0)
+
+
+def pixel_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
+  """-log softmax(logits)[label] per pixel; 0 where the label is 255.
+
+  Args:
+    logits: [..., C].
+    label: uint8 [...].
+  """
+  valid = label != IGNORE
+  safe = jnp.where(valid, label, 0).astype(jnp.int32)
+  picked = jnp.take_along_axis(logits, safe[..., None], -1)[..., 0]
+  return jnp.where(valid, jax.nn.logsumexp(logits, -1) - picked, 0.0)
+
+
+def error_target(semantic: jax.Array, label: jax.Array) -> jax.Array:
+  """M_err of Eq. 1: True where argmax of the frozen logits [..., C] is not the label; False where ignored."""
+  return (semantic.argmax(-1) != label) & (label != IGNORE)
+
+
+@dataclasses.dataclass(frozen=True)
+class SemanticLoss:
+  """Mean cross-entropy of the semantic branch over valid pixels."""
+
+  def __call__(self, outputs: Outputs, label: jax.Array) -> jax.Array:
+    loss = pixel_cross_entropy(outputs.semantic, label)
+    return weighted_mean(loss, (label != IGNORE).astype(loss.dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class ErrorLoss:
+  """L_ep (P0, Eq. 2): balanced binary cross-entropy with a larger weight on confident errors.
+
+  Attributes:
+    w1: weight of easy errors (max P_sb <= rho).
+    w2: weight of hard errors (max P_sb > rho).
+    w3: weight of correct pixels; None: n_err / max(n_correct, 1) of each image, within [w3_min, 1].
+    w3_min: its lower bound.
+    rho: confidence above which an error is hard.
+  """
+
+  w1: float = 1.0
+  w2: float = 1.5
+  w3: float | None = None
+  w3_min: float = 0.001
+  rho: float = 0.95
+
+  def weights(self, semantic: jax.Array, label: jax.Array) -> jax.Array:
+    """Weight of each pixel [B, H, W], from frozen logits [B, H, W, C]; 0 where ignored."""
+    wrong, valid = error_target(semantic, label), label != IGNORE
+    kind = semantic.dtype
+    # max P > rho, as logits: log(P / (1 - P)) > log(rho / (1 - rho)).
+    hard = -max_probability_logit(semantic) > math.log(self.rho / (1 - self.rho))
+    if self.w3 is None:
+      count = wrong.sum((1, 2), keepdims=True).astype(kind)
+      correct = (valid & ~wrong).sum((1, 2), keepdims=True).astype(kind)
+      w3 = jnp.clip(count / jnp.maximum(correct, 1.0), self.w3_min, 1.0)
+    else:
+      w3 = jnp.asarray(self.w3, kind)
+    weight = jnp.where(wrong, jnp.where(hard, self.w2, self.w1).astype(kind), w3)
+    return weight * valid
+
+  def __call__(self, outputs: Outputs, label: jax.Array) -> jax.Array:
+    semantic, logit = outputs.semantic, outputs.error
+    wrong = error_target(semantic, label)
+    loss = -jax.nn.log_sigmoid(jnp.where(wrong, logit, -logit))
+    valid = (label != IGNORE).astype(loss.dtype)
+    return (loss * self.weights(semantic, label)).sum() / jnp.maximum(valid.sum(), 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class DetailLoss:
+  """L_db (P0, Eq. 3): cross-entropy of the detail branch where the frozen network is likely wrong.
+
+  Where the detail stage runs before the error stage, 1 - max P_sb stands in for P_ep.
+
+  Attributes:
+    weights: "mask": E_ep = P_ep > t, as published. "soft": 1 + k P_ep on every pixel. "all": 1.
+    t: threshold of "mask".
+    k: strength of "soft".
+    max_probability: take 1 - max P_sb in place of P_ep.
+  """
+
+  weights: str = "mask"
+  t: float = 0.7
+  k: float = 4.0
+  max_probability: bool = False
+
+  def __call__(self, outputs: Outputs, label: jax.Array) -> jax.Array:
+    loss = pixel_cross_entropy(outputs.detail, label)
+    return weighted_mean(loss, self.pixel_weights(outputs, label).astype(loss.dtype))
+
+  def pixel_weights(self, outputs: Outputs, label: jax.Array) -> jax.Array:
+    """Weight of each pixel [B, H, W]; no gradient flows through it."""
+    valid = (label != IGNORE).astype(outputs.semantic.dtype)
+    if self.weights == "all":
+      return valid
+    first = self.max_probability or outputs.error is None
+    logit = max_probability_logit(outputs.semantic) if first else outputs.error
+    p = jax.lax.stop_gradient(jax.nn.sigmoid(logit))
+    return valid * ((p > self.t) if self.weights == "mask" else 1.0 + self.k * p)
+
+
+WEIGHTS = ("mask", "soft", "all")
+LOSSES = {"semantic": SemanticLoss, "error": ErrorLoss, "detail": DetailLoss}

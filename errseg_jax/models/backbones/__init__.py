@@ -1,0 +1,15 @@
+"""Backbones: image -> feature maps.
+
+Every backbone is a linen module `backbone(x, train) -> Endpoints`: `low` holds its maps finest first with
+their `strides`, `final` is the last map at `output_stride`. For a 512x512 image ResNet-50 at output stride 16
+gives low = ([B,256,256,64], [B,128,128,256], [B,64,64,512]), strides (2, 4, 8), final [B,32,32,2048].
+A new backbone is a file, a line in BACKBONES, and a test that calls `tests/models/test_backbones.py`'s checker.
+"""
+
+from errseg_jax.models.backbones.endpoints import Endpoints
+from errseg_jax.models.backbones.resnet import ResNet
+from errseg_jax.models.backbones.squeezenet import SqueezeNet
+
+BACKBONES = {"resnet": ResNet, "squeezenet": SqueezeNet}
+
+__all__ = ["BACKBONES", "Endpoints", "ResNet", "SqueezeNet"]

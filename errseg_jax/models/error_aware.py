@@ -1,0 +1,51 @@
+"""The whole network: a segmentation network with its error and detail branches."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import jax
+from flax import linen as nn
+
+from errseg_jax.models.layers import resize
+from errseg_jax.structs import Outputs
+
+
+class ErrorAware(nn.Module):
+  """Frozen segmenter, error branch, detail branch; each is one top-level group of the parameters.
+
+  Attributes:
+    segmenter: image -> Features.
+    error: (image, Features, semantic, detail) -> error logit.
+    detail: (image, Features, semantic) -> logits.
+  """
+
+  segmenter: nn.Module
+  error: nn.Module
+  detail: nn.Module
+
+  @nn.compact
+  def __call__(
+    self,
+    image: jax.Array,
+    train: Collection[str] = (),
+    wanted: Collection[str] = ("error", "detail"),
+  ) -> Outputs:
+    """One forward pass, the same in training, evaluation and prediction.
+
+    Args:
+      image: uint8 [B, H, W, 3].
+      train: groups in training mode; in every other group batch statistics and dropout are at rest.
+      wanted: branches to run.
+
+    Returns:
+      Outputs at the image's size.
+    """
+    features = self.segmenter(image, "segmenter" in train)
+    semantic = resize(features.logits, image.shape[1:3])
+    detail, error = None, None
+    if "detail" in wanted or ("error" in wanted and self.error.prior == "detail"):
+      detail = self.detail(image, features, semantic, "detail" in train)
+    if "error" in wanted:
+      error = self.error(image, features, semantic, detail, "error" in train)
+    return Outputs(semantic, error, detail)

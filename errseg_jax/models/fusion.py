@@ -1,0 +1,66 @@
+"""Fusion of the frozen result and the detail branch's (P0, Eq. 5 and its soft and learned forms)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from errseg_jax.models.error_branch import disbelief_logit, max_probability_logit
+
+FUSIONS = ("semantic", "mask", "soft", "gate")
+
+
+def gate_features(semantic: jax.Array, detail: jax.Array, error: jax.Array) -> jax.Array:
+  """What the learned gate looks at, [..., 6].
+
+  The calibrated error logit, both networks' own doubts, the detail branch's disbelief in the frozen label,
+  whether the two agree, and a constant; logits in units of 10.
+  """
+  labels = semantic.argmax(-1)
+  agree = (labels == detail.argmax(-1)).astype(semantic.dtype)
+  return jnp.stack(
+    [
+      error / 10,
+      max_probability_logit(semantic) / 10,
+      max_probability_logit(detail) / 10,
+      disbelief_logit(detail, labels) / 10,
+      agree,
+      jnp.ones_like(error),
+    ],
+    -1,
+  )
+
+
+def detail_share(
+  semantic: jax.Array,
+  detail: jax.Array,
+  error: jax.Array,
+  fusion: str,
+  threshold: float | jax.Array = 0.5,
+  gate: jax.Array | None = None,
+) -> jax.Array:
+  """Weight of P_db per pixel, [...], 0..1.
+
+  Args:
+    semantic: frozen logits [..., C].
+    detail: detail logits [..., C].
+    error: error logit [...], raw or calibrated.
+    fusion: "semantic" (0 everywhere), "mask" (E_ep, Eq. 4), "soft" (P_ep) or "gate" (learned).
+    threshold: t of Eq. 4.
+    gate: weights [6] over `gate_features`.
+  """
+  if fusion == "semantic":
+    return jnp.zeros_like(error)
+  if fusion == "mask":
+    return (jax.nn.sigmoid(error) > threshold).astype(error.dtype)
+  if fusion == "soft":
+    return jax.nn.sigmoid(error)
+  if fusion == "gate":
+    return jax.nn.sigmoid(gate_features(semantic, detail, error) @ gate)
+  raise ValueError(f"unknown fusion {fusion!r}; known: {', '.join(FUSIONS)}")
+
+
+def fuse(semantic: jax.Array, detail: jax.Array, share: jax.Array) -> jax.Array:
+  """P_f = share * P_db + (1 - share) * P_sb (Eq. 5), probabilities [..., C]."""
+  share = share[..., None]
+  return share * jax.nn.softmax(detail) + (1 - share) * jax.nn.softmax(semantic)

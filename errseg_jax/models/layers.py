@@ -1,0 +1,243 @@
+"""Building blocks shared by backbones, heads and branches. NHWC throughout.
+
+`dtype` is the compute type ("float32", "bfloat16"; "float64" in tests). Parameters and batch statistics stay
+float32, or float64 with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+def param_dtype(dtype: str) -> jnp.dtype:
+  """Type of parameters and statistics under a compute type: float32, or wider where the compute is wider."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+  """Softmaxes, losses and statistics never run in half precision; float64 stays float64."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def resize(x: jax.Array, size: Sequence[int], align_corners: bool = False) -> jax.Array:
+  """Bilinear resize of [B, h, w, C] to (H, W) without antialiasing.
+
+  Args:
+    x: feature map or logits [B, h, w, C].
+    size: (H, W).
+    align_corners: False: half-pixel centres; True: corner pixels map onto corner pixels, where published
+      weights were trained so.
+
+  Returns:
+    [B, H, W, C] in x's type.
+  """
+  size = (int(size[0]), int(size[1]))
+  if x.shape[1:3] == size:
+    return x
+  shape = (x.shape[0], *size, x.shape[3])
+  if not align_corners:
+    return jax.image.resize(x, shape, "bilinear", antialias=False)
+  scale = jnp.array(
+    [(m - 1) / (n - 1) if n > 1 else m for n, m in zip(x.shape[1:3], size, strict=True)], x.dtype
+  )
+  translation = 0.5 * (1.0 - scale)
+  return jax.image.scale_and_translate(x, shape, (1, 2), scale, translation, "bilinear", antialias=False)
+
+
+def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
+  """Depthwise convolution with symmetric padding, [B, H, W, C] with kernel [k, k, 1, C].
+
+  XLA's grouped convolution on CPU is more than ten times slower than k * k shifted multiply-adds, its
+  gradient more so; on accelerators the native operation wins.
+  """
+  k = kernel.shape[0]
+  pad = dilation * (k - 1) // 2
+
+  def native(x, kernel):
+    return jax.lax.conv_general_dilated(
+      x,
+      kernel,
+      (stride, stride),
+      [(pad, pad)] * 2,
+      rhs_dilation=(dilation, dilation),
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      feature_group_count=x.shape[-1],
+    )
+
+  def shifted(x, kernel):
+    height, width = x.shape[1:3]
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    taps = [
+      x[:, i * dilation : i * dilation + height, j * dilation : j * dilation + width] * kernel[i, j, 0]
+      for i in range(k)
+      for j in range(k)
+    ]
+    return sum(taps[1:], taps[0])[:, ::stride, ::stride]
+
+  return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=native)
+
+
+class DepthwiseConv(nn.Module):
+  """Depthwise k x k convolution without bias; the kernel is [k, k, 1, C]."""
+
+  kernel_size: int = 3
+  stride: int = 1
+  dilation: int = 1
+  dtype: str = "float32"
+
+  @nn.compact
+  def __call__(self, x):
+    shape = (self.kernel_size, self.kernel_size, 1, x.shape[-1])
+    kernel = self.param(
+      "kernel", nn.initializers.lecun_normal(in_axis=(0, 1)), shape, param_dtype(self.dtype)
+    )
+    return depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.dilation)
+
+
+class Conv(nn.Module):
+  """k x k convolution with symmetric padding dilation * (k - 1) / 2, so stride s maps size n to ceil(n / s)."""
+
+  features: int
+  kernel_size: int = 3
+  stride: int = 1
+  dilation: int = 1
+  use_bias: bool = False
+  dtype: str = "float32"
+
+  @nn.compact
+  def __call__(self, x):
+    pad = self.dilation * (self.kernel_size - 1) // 2
+    return nn.Conv(
+      self.features,
+      (self.kernel_size,) * 2,
+      (self.stride,) * 2,
+      padding=[(pad, pad)] * 2,
+      kernel_dilation=(self.dilation,) * 2,
+      use_bias=self.use_bias,
+      kernel_init=nn.initializers.he_normal(),
+      dtype=self.dtype,
+      param_dtype=param_dtype(self.dtype),
+      name="conv",
+    )(x)
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation over the global batch, or over groups of it.
+
+  Under `jit` with a sharded batch the statistics are those of the whole batch (synchronized BN). With
+  `group_size` g they are taken over each run of g images, as training on devices of g images each would.
+
+  Attributes:
+    momentum: share of the old running statistics kept at a step.
+    epsilon: added to the variance.
+    group_size: images per group; 0 = the whole batch. Must divide the batch.
+  """
+
+  momentum: float = 0.9
+  epsilon: float = 1e-5
+  group_size: int = 0
+  dtype: str = "float32"
+
+  @nn.compact
+  def __call__(self, x, train: bool):
+    kind, features = param_dtype(self.dtype), x.shape[-1]
+    scale = self.param("scale", nn.initializers.ones, (features,), kind)
+    bias = self.param("bias", nn.initializers.zeros, (features,), kind)
+    mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), kind)
+    var = self.variable("batch_stats", "var", jnp.ones, (features,), kind)
+    if not train:
+      gain = scale * jax.lax.rsqrt(var.value + self.epsilon)
+      return (x * gain + (bias - mean.value * gain)).astype(self.dtype)
+    groups = x.shape[0] // (self.group_size or x.shape[0])
+    grouped = at_least_float32(x).reshape(groups, -1, *x.shape[1:])
+    group_mean = grouped.mean((1, 2, 3), keepdims=True)
+    group_var = jnp.square(grouped - group_mean).mean((1, 2, 3), keepdims=True)
+    if not self.is_initializing():
+      mean.value = self.momentum * mean.value + (1 - self.momentum) * group_mean.mean((0, 1, 2, 3))
+      var.value = self.momentum * var.value + (1 - self.momentum) * group_var.mean((0, 1, 2, 3))
+    normal = (grouped - group_mean) * jax.lax.rsqrt(group_var + self.epsilon) * scale + bias
+    return normal.reshape(x.shape).astype(self.dtype)
+
+
+class GroupNorm(nn.Module):
+  """GroupNorm with 32 groups, fewer where the channels are fewer or do not divide (P0, section 4)."""
+
+  dtype: str = "float32"
+
+  @nn.compact
+  def __call__(self, x):
+    groups = math.gcd(32, x.shape[-1])
+    kind = param_dtype(self.dtype)
+    return nn.GroupNorm(groups, epsilon=1e-5, dtype=self.dtype, param_dtype=kind, name="norm")(x)
+
+
+class ConvBNReLU(nn.Module):
+  """Convolution, batch normalisation, ReLU; `separable` splits the convolution into depthwise and pointwise."""
+
+  features: int
+  kernel_size: int = 3
+  stride: int = 1
+  dilation: int = 1
+  separable: bool = False
+  bn_group_size: int = 0
+  dtype: str = "float32"
+
+  @nn.compact
+  def __call__(self, x, train: bool):
+    if self.separable:
+      x = DepthwiseConv(self.kernel_size, self.stride, self.dilation, self.dtype, name="depthwise")(x)
+      x = BatchNorm(group_size=self.bn_group_size, dtype=self.dtype, name="depthwise_bn")(x, train)
+      x = Conv(self.features, 1, dtype=self.dtype, name="pointwise")(nn.relu(x))
+    else:
+      x = Conv(
+        self.features, self.kernel_size, self.stride, self.dilation, dtype=self.dtype, name="conv"
+      )(x)
+    return nn.relu(BatchNorm(group_size=self.bn_group_size, dtype=self.dtype, name="bn")(x, train))
+
+
+class ConvGNReLU(nn.Module):
+  """Convolution, GroupNorm, ReLU: the unit of the error and detail branches."""
+
+  features: int
+  kernel_size: int = 3
+  stride: int = 1
+  dtype: str = "float32"
+
+  @nn.compact
+  def __call__(self, x):
+    x = Conv(self.features, self.kernel_size, self.stride, dtype=self.dtype, name="conv")(x)
+    return nn.relu(GroupNorm(self.dtype, name="gn")(x))
+
+
+GATES = {"sigmoid": nn.sigmoid, "relu": nn.relu}
+
+
+class GAU(nn.Module):
+  """Global Attention Upsample (Pyramid Attention Network; P0, Fig. 2).
+
+  low -> 3x3 conv; high -> global average pool -> 1x1 conv -> gate; out = upsample(1x1 conv(high)) + low * gate.
+
+  Attributes:
+    features: output channels.
+    gate: "sigmoid" or "relu"; the paper does not say which.
+  """
+
+  features: int
+  gate: str = "sigmoid"
+  dtype: str = "float32"
+
+  @nn.compact
+  def __call__(self, low, high):
+    """[B, h, w, Cl], [B, h', w', Ch] -> [B, h, w, features]."""
+    low = ConvGNReLU(self.features, 3, dtype=self.dtype, name="low")(low)
+    pooled = at_least_float32(high).mean((1, 2), keepdims=True)
+    gate = GATES[self.gate](
+      Conv(self.features, 1, use_bias=True, dtype=self.dtype, name="gate")(pooled)
+    )
+    high = Conv(self.features, 1, use_bias=True, dtype=self.dtype, name="high")(high)
+    return resize(high, low.shape[1:3]) + low * gate

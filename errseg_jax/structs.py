@@ -1,0 +1,102 @@
+"""The vocabulary of the package: what flows between its parts, with shapes, dtypes and units.
+
+B batch, H x W image, h x w a feature map, C classes. Images are RGB, labels are train ids, 255 is ignore.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+from flax import struct
+
+IGNORE = 255
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+  """What a data set's labels mean.
+
+  Attributes:
+    name: the name a config uses.
+    classes: class names; a label value is an index into them, or 255 for ignore.
+    palette: one RGB colour (0..255) per class.
+  """
+
+  name: str
+  classes: tuple[str, ...]
+  palette: tuple[tuple[int, int, int], ...]
+
+  @property
+  def num_classes(self) -> int:
+    return len(self.classes)
+
+
+@struct.dataclass
+class Batch:
+  """One batch on the device.
+
+  Attributes:
+    image: uint8 [B, H, W, 3], RGB 0..255.
+    label: uint8 [B, H, W], train ids, 255 = ignore (padding included).
+  """
+
+  image: jax.Array
+  label: jax.Array
+
+
+@struct.dataclass
+class Features:
+  """The contract between any segmentation network and the branches.
+
+  A 512x512 image through DeepLabv3+ on a ResNet gives logits [B,128,128,C], low = ([B,256,256,64],
+  [B,128,128,256], [B,64,64,512]) with strides (2, 4, 8), high = [B,32,32,256].
+
+  Attributes:
+    logits: float32 [B, h, w, C] at any stride.
+    low: feature maps [B, h_i, w_i, C_i], finest first; may be empty.
+    high: [B, h', w', C'] at any stride, or None.
+    strides: the stride of each map in `low` (image pixels per feature pixel).
+  """
+
+  logits: jax.Array
+  low: tuple[jax.Array, ...] = ()
+  high: jax.Array | None = None
+  strides: tuple[int, ...] = struct.field(pytree_node=False, default=())
+
+
+@struct.dataclass
+class Outputs:
+  """What a forward pass gives, at the label's size, as logits; a branch that did not run is None.
+
+  Attributes:
+    semantic: float32 [B, H, W, C], logits of the frozen network.
+    error: float32 [B, H, W], logit of P(semantic label is wrong).
+    detail: float32 [B, H, W, C], logits of the detail branch.
+  """
+
+  semantic: jax.Array
+  error: jax.Array | None = None
+  detail: jax.Array | None = None
+
+
+@struct.dataclass
+class Prediction:
+  """What a user gets for one image (arrays [H, W]) or a batch ([B, H, W]).
+
+  Attributes:
+    labels: uint8, the corrected (fused) label map.
+    semantic_labels: uint8, the frozen network's own.
+    detail_labels: uint8, the detail branch's own.
+    error_probability: float32 0..1, calibrated P(semantic label is wrong).
+  """
+
+  labels: jax.Array
+  semantic_labels: jax.Array
+  detail_labels: jax.Array
+  error_probability: jax.Array
+
+  @property
+  def confidence(self) -> jax.Array:
+    """float32 0..1: calibrated probability that the semantic label is right."""
+    return 1.0 - self.error_probability

@@ -1,0 +1,137 @@
+"""Checkpoints of a stage, by Orbax: WORKDIR/checkpoints/<stage>/<step>/.
+
+The latest is kept to go on from, the best by the stage's score to use. Orbax writes to a temporary folder and
+renames, so a checkpoint is whole or not there.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from errseg_jax.errors import UserError
+from errseg_jax.train.state import TrainState, Variables
+
+
+def _score(metrics: dict[str, float]) -> float:
+  return metrics["score"]
+
+
+class StageCheckpoints:
+  """The checkpoints of one stage.
+
+  Args:
+    workdir: of the run.
+    stage: its name.
+    steps: how many steps make it complete.
+    select: "best" by score, or "last".
+  """
+
+  def __init__(self, workdir: pathlib.Path, stage: str, steps: int, select: str):
+    policies = checkpoint_managers.preservation_policy
+    best = policies.BestN(
+      get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False, reverse=False
+    )
+    keep = policies.AnyPreservationPolicy([policies.LatestN(1), best])
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=keep, best_fn=_score, best_mode="max", enable_async_checkpointing=True
+    )
+    self.folder = pathlib.Path(workdir).absolute() / "checkpoints" / stage
+    self.steps, self.select = steps, select
+    self.manager = ocp.CheckpointManager(
+      self.folder, options=options, item_names=("state", "result", "progress")
+    )
+
+  def save(self, state: TrainState, progress: dict[str, Any], score: float | None) -> None:
+    """Writes in the background; a score makes the checkpoint a candidate for best."""
+    self.manager.save(
+      int(state.step),
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        result=ocp.args.StandardSave(state.result),
+        progress=ocp.args.JsonSave(progress),
+      ),
+      metrics=None if score is None else {"score": score},
+    )
+
+  def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+    """The latest checkpoint, placed and sharded as `state` is; None where there is none.
+
+    Raises:
+      UserError: it was written by another architecture.
+    """
+    step = self.manager.latest_step()
+    if step is None:
+      return None
+    args = ocp.args.Composite(
+      state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, state)),
+      progress=ocp.args.JsonRestore(),
+    )
+    found = self._guard(step, "state", state, args)
+    return found.state, found.progress
+
+  def complete(self) -> bool:
+    """Whether the stage has run to its end."""
+    return self.manager.latest_step() == self.steps
+
+  def result(self, like: Variables) -> Variables:
+    """The variables that the stage hands on: its best checkpoint, or its last.
+
+    Raises:
+      UserError: there is none, or its arrays are not those of `like`.
+    """
+    step = self.manager.best_step() if self.select == "best" else None
+    step = self.manager.latest_step() if step is None else step
+    if step is None:
+      raise UserError(f"{self.folder}: no checkpoint; run `errseg train` with this workdir first")
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    args = ocp.args.Composite(result=ocp.args.StandardRestore(abstract))
+    return self._guard(step, "result", like, args).result
+
+  def _guard(self, step: int, item: str, like: Any, args: Any) -> Any:
+    """Restores `step` if names and shapes fit."""
+    stored = self.manager.item_metadata(step)[item]
+    differing = _differences(_shapes(stored), _shapes(like))
+    if differing:
+      raise UserError(f"{self.folder}/{step}: the checkpoint does not fit this model: {differing}")
+    return self.manager.restore(step, args=args)
+
+  def wait(self) -> None:
+    """Until what was saved is on disk."""
+    self.manager.wait_until_finished()
+
+  def close(self) -> None:
+    self.manager.close()
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  leaves = jax.tree_util.tree_flatten_with_path(getattr(tree, "tree", tree))[0]
+  return {
+    "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path): tuple(
+      leaf.shape
+    )
+    for path, leaf in leaves
+  }
+
+
+def _differences(stored: dict, wanted: dict) -> str:
+  """One line: missing, extra and differently shaped names; "" where all fit."""
+  parts = []
+  for title, names in (
+    ("missing", wanted.keys() - stored.keys()),
+    ("extra", stored.keys() - wanted.keys()),
+  ):
+    if names:
+      parts.append(f"{title} {_some(sorted(names))}")
+  other = sorted(k for k in stored.keys() & wanted.keys() if stored[k] != wanted[k])
+  if other:
+    parts.append("shape " + _some([f"{k} {stored[k]} where {wanted[k]} is needed" for k in other]))
+  return "; ".join(parts)
+
+
+def _some(names: list[str]) -> str:
+  return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

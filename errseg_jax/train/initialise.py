@@ -1,0 +1,81 @@
+"""Variables to start from: random, ImageNet weights for the backbone, or another run's network."""
+
+from __future__ import annotations
+
+import pathlib
+import zipfile
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from errseg_jax.errors import UserError
+from errseg_jax.models.error_aware import ErrorAware
+from errseg_jax.train.checkpoints import StageCheckpoints
+from errseg_jax.train.stages import plan
+from errseg_jax.train.state import Variables, merge, split
+from errseg_jax.train.workdir import load_config
+
+SIZE = 64  # pixels; any size gives the same variables
+
+
+def initial_variables(model: ErrorAware, config: ConfigDict) -> Variables:
+  """All groups at step 0 of a run; the given network or backbone weights in place."""
+  image = jnp.zeros((1, SIZE, SIZE, 3), jnp.uint8)
+  variables = dict(jax.jit(model.init)(jax.random.key(config.seed), image))
+  variables.setdefault("batch_stats", {})
+  if config.segmenter.init:
+    given = segmenter_of(pathlib.Path(config.segmenter.init), split(variables, ("segmenter",))[0])
+    return merge(variables, given)
+  if config.segmenter.backbone_weights:
+    backbone = variables["params"]["segmenter"]["backbone"]
+    loaded = load_backbone(pathlib.Path(config.segmenter.backbone_weights), backbone)
+    variables["params"]["segmenter"] = {**variables["params"]["segmenter"], "backbone": loaded}
+  return variables
+
+
+def segmenter_of(workdir: pathlib.Path, like: Variables) -> Variables:
+  """The semantic network of another run.
+
+  Raises:
+    UserError: no run, not trained, or another architecture or class count.
+  """
+  config = load_config(workdir)
+  if config.segmenter.init:
+    return segmenter_of(pathlib.Path(config.segmenter.init), like)
+  stages = {stage.name: stage for stage in plan(config)}
+  checkpoints = StageCheckpoints(
+    workdir, "semantic", stages["semantic"].steps, config.train.select
+  )
+  try:
+    return checkpoints.result(like)
+  finally:
+    checkpoints.close()
+
+
+def load_backbone(path: pathlib.Path, like: Any) -> Any:
+  """Arrays of an .npz with our names, without the inner "conv": `fire2/squeeze1x1/kernel`.
+
+  Raises:
+    UserError: no such file, not an .npz, or names or shapes that are not those of the backbone.
+  """
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      arrays = {name: file[name] for name in file.files}
+  except FileNotFoundError:
+    raise UserError(f"segmenter.backbone_weights: {path} does not exist") from None
+  except (ValueError, OSError, zipfile.BadZipFile, AttributeError):
+    raise UserError(f"segmenter.backbone_weights: {path} is not a readable .npz of arrays") from None
+  wanted = traverse_util.flatten_dict(like, sep="/")
+  public = {name.replace("/conv/", "/"): name for name in wanted}
+  missing, extra = sorted(public.keys() - arrays), sorted(arrays.keys() - public)
+  wrong = [n for n in public.keys() & arrays.keys() if arrays[n].shape != wanted[public[n]].shape]
+  if missing or extra or wrong:
+    raise UserError(
+      f"{path} does not fit the backbone: missing {missing[:8]}, extra {extra[:8]}, other shape {sorted(wrong)[:8]}"
+    )
+  values = {public[n]: jnp.asarray(a, wanted[public[n]].dtype) for n, a in arrays.items()}
+  return traverse_util.unflatten_dict(values, sep="/")

@@ -1,0 +1,143 @@
+"""The loop of one stage: step -> log -> score -> save, resumable after any of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from errseg_jax.structs import Batch
+from errseg_jax.train.checkpoints import StageCheckpoints
+from errseg_jax.train.progress import progress_bar
+from errseg_jax.train.sharding import shard_batch
+from errseg_jax.train.stages import Stage
+from errseg_jax.train.state import TrainState, Variables
+from errseg_jax.train.step import Step
+from errseg_jax.train.writers import MetricWriter
+
+
+class Stopped(Exception):
+  """SIGTERM came and the state is saved; the command exits with 143, as the shell reports a terminated one."""
+
+
+class NotFinite(Exception):
+  """The loss became NaN or infinite; says at which step, on which images."""
+
+
+class StopSignal:
+  """Notes SIGTERM instead of dying of it."""
+
+  def __init__(self) -> None:
+    self.received = False
+    signal.signal(signal.SIGTERM, self._note)
+
+  def _note(self, *_: Any) -> None:
+    self.received = True
+
+
+@dataclasses.dataclass
+class Loop:
+  """Trains one stage.
+
+  Attributes:
+    stage: its numbers.
+    step: the jitted step.
+    batches: (start step) -> iterator over host batches.
+    names: (step) -> names of the images of that step's batch.
+    score: (variables of the trained groups) -> scores on the choose split.
+    checkpoints: of the stage.
+    writer: of metrics.
+    log_every: steps.
+    stop: looked at after each step.
+    mesh: the devices.
+  """
+
+  stage: Stage
+  step: Step
+  batches: Callable[[int], Iterator[dict[str, np.ndarray]]]
+  names: Callable[[int], list[str]]
+  score: Callable[[Variables], dict[str, float]]
+  checkpoints: StageCheckpoints
+  writer: MetricWriter
+  log_every: int
+  stop: StopSignal
+  mesh: jax.sharding.Mesh
+
+  def run(self, state: TrainState, frozen: Variables, pending: list[dict]) -> TrainState:
+    """From the state's step to the end of the stage.
+
+    The order matters: what a step wrote to metrics.jsonl is on disk before the checkpoint that counts it.
+
+    Args:
+      state: to start from; donated.
+      frozen: variables of the other groups.
+      pending: metrics of steps done but not yet logged, from the checkpoint.
+
+    Raises:
+      Stopped: SIGTERM; the state is saved.
+      NotFinite: the loss is NaN or infinite.
+    """
+    stage, start = self.stage, int(state.step)
+    batches = self.batches(start)
+    waiting, clock, data_time = list(pending), time.perf_counter(), 0.0
+    with progress_bar(stage.name, stage.steps, start) as show:
+      for done in range(start + 1, stage.steps + 1):
+        before = time.perf_counter()
+        batch = Batch(**shard_batch(next(batches), self.mesh))
+        data_time += time.perf_counter() - before
+        state, metrics = self.step(state, frozen, batch)
+        waiting.append(metrics)
+        ends = done == stage.steps
+        logs = done % self.log_every == 0 or ends
+        scores = ends or (stage.eval_every and done % stage.eval_every == 0)
+        saves = scores or done % stage.save_every == 0 or self.stop.received
+        if logs or saves:
+          waiting = self.fetch(waiting, done)
+        if logs:
+          elapsed = time.perf_counter() - clock
+          show(done, self.log(waiting, done, elapsed, data_time))
+          waiting, clock, data_time = [], time.perf_counter(), 0.0
+        value = None
+        if scores:
+          results = self.score(state.result)
+          self.writer.write_scalars(stage.name, done, {f"choose/{k}": v for k, v in results.items()})
+          value = results[stage.score]
+        if saves:
+          self.checkpoints.save(state, {"stage": stage.name, "step": done, "pending": waiting}, value)
+        if self.stop.received and not ends:
+          self.checkpoints.wait()
+          self.writer.close()
+          raise Stopped
+        if saves:
+          clock, data_time = time.perf_counter(), 0.0
+    self.checkpoints.wait()
+    return state
+
+  def fetch(self, waiting: list[dict], done: int) -> list[dict]:
+    """Metrics from the device, checked: a checkpoint never holds a state after a NaN."""
+    rows = [{k: float(v) for k, v in row.items()} for row in jax.device_get(waiting)]
+    for back, row in enumerate(reversed(rows)):
+      if not all(math.isfinite(v) for v in row.values()):
+        step = done - back
+        first = next(
+          (done - len(rows) + 1 + i for i, r in enumerate(rows) if not math.isfinite(r["loss"])), step
+        )
+        raise NotFinite(
+          f"stage {self.stage.name}: the loss is not finite at step {first}; its images: "
+          f"{', '.join(self.names(first - 1))}. Lower the learning rate, or clip the gradient"
+        )
+    return rows
+
+  def log(self, rows: list[dict], done: int, elapsed: float, data_time: float) -> str:
+    """Writes the mean over the steps since the last log; returns the bar's note."""
+    scalars = {f"train/{k}": float(np.mean([row[k] for row in rows])) for k in rows[0]}
+    speed = len(rows) * self.stage.batch_size / max(elapsed, 1e-9)
+    timing = {"time/images_per_s": speed, "time/data_wait_share": data_time / max(elapsed, 1e-9)}
+    self.writer.write_scalars(self.stage.name, done, scalars | timing)
+    return f"loss {scalars['train/loss']:.4f}  {speed:.1f} images/s  data wait {timing['time/data_wait_share']:.0%}"

@@ -1,0 +1,89 @@
+"""What each training stage trains, from which images, and how it is scored."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from errseg_jax.build import known
+from errseg_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """The fixed part of a stage.
+
+  Attributes:
+    groups: top-level parameter groups it trains.
+    wanted: branches its loss needs; the error branch runs in the detail stage where it is trained already.
+    source: part of the training images, a key of `Splits.sources`.
+    score: name of the score on the choose split that picks the best checkpoint.
+    aside: a comparison; later stages and the model do without its result.
+  """
+
+  groups: tuple[str, ...]
+  wanted: tuple[str, ...]
+  source: str
+  score: str
+  aside: bool = False
+
+
+KINDS = {
+  "semantic": Kind(("segmenter",), (), "semantic", "semantic/mIoU"),
+  "error": Kind(("error",), ("error",), "branches", "error/AUPR_error"),
+  "detail": Kind(("detail",), ("detail",), "branches", "fused/mIoU"),
+  "control": Kind(("segmenter",), (), "semantic", "semantic/mIoU", aside=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A stage of a run: its kind, its numbers, its place in the order."""
+
+  name: str
+  number: int
+  groups: tuple[str, ...]
+  wanted: tuple[str, ...]
+  source: str
+  score: str
+  aside: bool
+  steps: int
+  batch_size: int
+  eval_every: int
+  save_every: int
+  ema: float
+  optimizer: ConfigDict
+
+
+def plan(config: ConfigDict) -> list[Stage]:
+  """The stages of a config in order; a given network (`segmenter.init`) needs no semantic stage.
+
+  Raises:
+    UserError: an unknown or repeated stage, or an order that the branches' options exclude.
+  """
+  order = [known(name, KINDS, "config.order: stage") for name in config.order]
+  if len(set(order)) != len(order):
+    raise UserError(f"config.order={tuple(order)}: a stage is named twice")
+  if config.segmenter.init:
+    order = [name for name in order if name != "semantic"]
+  elif "semantic" not in order:
+    raise UserError("config.order has no semantic stage and config.segmenter.init names no network")
+  _check_prior(config, order)
+  stages = []
+  for number, name in enumerate(order):
+    kind = dataclasses.asdict(KINDS[name])
+    if name == "detail" and "error" in order[:number]:
+      kind["wanted"] = ("error", "detail")
+    stages.append(Stage(name=name, number=number, **kind, **config.stages[name]))
+  return stages
+
+
+def _check_prior(config: ConfigDict, order: list[str]) -> None:
+  prior = config.error_branch.get("prior", "none")
+  if prior == "detail" and "error" in order:
+    if "detail" not in order or order.index("detail") > order.index("error"):
+      raise UserError(
+        "config.error_branch.prior='detail' needs the detail stage before the error stage: "
+        "config.order=('semantic', 'detail', 'error')"
+      )

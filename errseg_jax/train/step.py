@@ -1,0 +1,67 @@
+"""One optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from errseg_jax.models.error_aware import ErrorAware
+from errseg_jax.train.stages import Stage
+from errseg_jax.train.state import TrainState, Variables, merge
+from errseg_jax.structs import Batch
+
+Step = Callable[[TrainState, Variables, Batch], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def make_loss(model: ErrorAware, stage: Stage, loss: Any) -> Callable:
+  """(trained params, trained batch_stats, frozen, batch, rng) -> (loss, new batch_stats).
+
+  Gradients are taken for the first argument only; the frozen network is an argument of its own, so its
+  gradient is never formed.
+  """
+
+  def loss_fn(params, batch_stats, frozen, batch, rng):
+    variables = merge(frozen, {"params": params, "batch_stats": batch_stats})
+    outputs, changed = model.apply(
+      variables,
+      batch.image,
+      train=stage.groups,
+      wanted=stage.wanted,
+      rngs={"dropout": rng},
+      mutable=["batch_stats"],
+    )
+    new = changed.get("batch_stats", {})
+    return loss(outputs, batch.label), {g: new[g] for g in batch_stats}
+
+  return loss_fn
+
+
+def make_step(
+  model: ErrorAware, stage: Stage, loss: Any, tx: optax.GradientTransformation, seed: int
+) -> Step:
+  """The jitted step of a stage: (state, frozen, batch) -> (state, metrics).
+
+  The state is donated, the frozen network is not. Dropout keys are a function of (seed, stage, step).
+  """
+  loss_fn = make_loss(model, stage, loss)
+
+  def step(state: TrainState, frozen: Variables, batch: Batch):
+    rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stage.number), state.step)
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+    params, stats = state.variables["params"], state.variables.get("batch_stats", {})
+    (value, stats), grads = value_and_grad(params, stats, frozen, batch, rng)
+    updates, opt_state = tx.update(grads, state.opt_state, params)
+    variables = {"params": optax.apply_updates(params, updates), "batch_stats": stats}
+    ema = state.ema
+    if ema is not None:
+      # Early on the average follows the weights closely, or it would start from noise.
+      decay = jnp.minimum(stage.ema, (1.0 + state.step) / (10.0 + state.step))
+      ema = optax.incremental_update(variables, ema, 1.0 - decay)
+    metrics = {"loss": value, "grad_norm": optax.global_norm(grads)}
+    return TrainState(state.step + 1, variables, opt_state, ema), metrics
+
+  return jax.jit(step, donate_argnums=0)

@@ -1,0 +1,210 @@
+"""A whole run: its stages in order, then the choice."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from errseg_jax import build
+from errseg_jax.data.pipeline import step_names, train_batches
+from errseg_jax.errors import UserError
+from errseg_jax.inference.choice import Choice
+from errseg_jax.inference.choose import candidate_scores, choose
+from errseg_jax.inference.evaluator import Evaluator
+from errseg_jax.inference.statistics import make_counter
+from errseg_jax.metrics.errors import error_scores
+from errseg_jax.train.checkpoints import StageCheckpoints
+from errseg_jax.train.initialise import initial_variables
+from errseg_jax.train.loop import Loop, StopSignal
+from errseg_jax.train.optim import make_optimizer
+from errseg_jax.train.sharding import make_mesh, replicate
+from errseg_jax.train.stages import Stage, plan
+from errseg_jax.train.state import TrainState, Variables, merge, split
+from errseg_jax.train.step import make_step
+from errseg_jax.train.workdir import claim
+from errseg_jax.train.writers import MetricWriter, cut_metrics
+
+log = logging.getLogger("errseg")
+
+
+class Trainer:
+  """Builds everything of a config and trains it in a workdir; goes on where an earlier run ended.
+
+  Args:
+    config: the resolved config.
+    workdir: of the run.
+
+  Raises:
+    UserError: any mistake in the config or the data set, before training starts.
+  """
+
+  def __init__(self, config: ConfigDict, workdir: pathlib.Path):
+    self.config, self.workdir = config, pathlib.Path(workdir)
+    self.stages = plan(config)
+    self.mesh = make_mesh(config.num_devices)
+    for stage in self.stages:
+      if stage.batch_size % self.mesh.devices.size:
+        raise UserError(
+          f"stages.{stage.name}.batch_size={stage.batch_size} is not a multiple of {self.mesh.devices.size} devices"
+        )
+    self.dataset = build.dataset(config)
+    self.splits = build.splits(config)
+    self.sources = self.splits.sources(self.dataset)
+    self.transform = build.transform(config)
+    self.model = build.model(config, self.dataset.info.num_classes)
+    self.evaluator = make_evaluator(config, self.mesh)
+
+  def run(self) -> None:
+    """Trains every stage that is not complete, then writes choice.json.
+
+    Raises:
+      Stopped: SIGTERM came; the state is saved.
+      NotFinite: a loss was NaN.
+      UserError: a damaged file, or a workdir of another config.
+    """
+    claim(self.workdir, self.config)
+    stop, writer = StopSignal(), MetricWriter(self.workdir)
+    variables = replicate(initial_variables(self.model, self.config), self.mesh)
+    offset, fresh = 0, False
+    for stage in self.stages:
+      writer.start_stage(offset)
+      result, trained = self.run_stage(stage, variables, writer, stop)
+      fresh = fresh or trained
+      variables = variables if stage.aside else merge(variables, result)
+      offset += stage.steps
+    if {"error", "detail"} <= {stage.name for stage in self.stages}:
+      if fresh or not (self.workdir / "choice.json").exists():
+        self.choose(variables).save(self.workdir)
+    writer.close()
+
+  def run_stage(
+    self, stage: Stage, variables: Variables, writer: MetricWriter, stop: StopSignal
+  ) -> tuple[Variables, bool]:
+    """(what the stage hands on, whether it had anything left to train)."""
+    config = self.config
+    checkpoints = StageCheckpoints(self.workdir, stage.name, stage.steps, config.train.select)
+    trained, frozen = split(variables, stage.groups)
+    tx = make_optimizer(stage.optimizer, stage.steps, trained["params"])
+    fresh = not checkpoints.complete()
+    if fresh:
+      state = replicate(TrainState.create(trained, tx, stage.ema > 0), self.mesh)
+      progress: dict[str, Any] = {"step": 0, "pending": []}
+      if (found := checkpoints.restore(state)) is not None:
+        state, progress = found
+        log.info("stage %s goes on from step %d", stage.name, progress["step"])
+      cut_metrics(writer.path, [s.name for s in self.stages], stage.name, progress["step"])
+      loop = self.make_loop(stage, tx, frozen, checkpoints, writer, stop)
+      loop.run(state, frozen, progress["pending"])
+    result = checkpoints.result(trained)
+    checkpoints.close()
+    return result, fresh
+
+  def make_loop(
+    self,
+    stage: Stage,
+    tx: Any,
+    frozen: Variables,
+    checkpoints: StageCheckpoints,
+    writer: MetricWriter,
+    stop: StopSignal,
+  ) -> Loop:
+    config, source = self.config, self.sources[stage.source]
+    order = {"batch_size": stage.batch_size, "seed": config.seed * 1000 + stage.number}
+    batches = functools.partial(
+      train_batches,
+      source,
+      self.transform,
+      stop=stage.steps,
+      threads=config.loader.threads,
+      **order,
+    )
+    return Loop(
+      stage,
+      make_step(self.model, stage, build.loss(config, stage.name), tx, config.seed),
+      lambda start: batches(start=start),
+      lambda step: step_names(source, step=step, **order),
+      self.make_score(stage, frozen),
+      checkpoints,
+      writer,
+      config.train.log_every,
+      stop,
+      self.mesh,
+    )
+
+  def make_score(self, stage: Stage, frozen: Variables):
+    """(trained variables) -> scores on the choose split, by the names that stages and metrics use."""
+    thresholds = tuple(self.config.choose.thresholds)
+    counter = make_counter(self.model, wanted=stage.wanted, thresholds=thresholds)
+
+    def score(trained: Variables) -> dict[str, float]:
+      variables = merge(frozen, trained)
+      counts = self.evaluator.run(counter, variables, self.sources["choose"], Choice()).counts
+      names = [k for k in ("semantic", "detail") if f"confusion/{k}" in counts]
+      mask = ["mask"] if "by_threshold" in counts else []
+      by_candidate = candidate_scores(counts, names + mask, thresholds)
+      scores = {f"{k}/mIoU": by_candidate.pop(k) or 0.0 for k in names}
+      if "detail" in names:
+        best = max([v or 0.0 for v in by_candidate.values()] or [0.0])
+        scores["fused/mIoU"] = max(best, scores["detail/mIoU"])
+      if "histogram/error" in counts:
+        errors = error_scores(counts["histogram/error"])
+        scores |= {f"error/{k}": errors[k] or 0.0 for k in ("AUPR_error", "AUROC")}
+      return scores
+
+    return score
+
+  def choose(self, variables: Variables) -> Choice:
+    """Calibration, fusion and threshold, on images that trained nothing."""
+    section, splits = self.config.choose, self.splits
+    count = len(self.sources["choose"])
+    held = f"{splits.choose_fraction:.0%} of split {splits.train}, held out"
+    where = f"split {splits.choose}" if splits.choose else held
+    return choose(
+      self.evaluator,
+      self.model,
+      variables,
+      self.sources["choose"],
+      calibrate=section.calibrate,
+      fusions=[build.known(f, build.FUSIONS, "config.choose.fusions") for f in section.fusions],
+      thresholds=tuple(section.thresholds),
+      on=f"{count} images ({where})",
+    )
+
+
+def make_evaluator(config: ConfigDict, mesh: Any) -> Evaluator:
+  """The evaluator of a config."""
+  return Evaluator(
+    mesh,
+    batch_size=config.loader.eval_batch_size,
+    size_multiple=config.loader.size_multiple,
+    pad_value=build.pad_value(config),
+    threads=config.loader.threads,
+  )
+
+
+def trained_variables(config: ConfigDict, workdir: pathlib.Path, model: Any) -> Variables:
+  """The variables that a finished run left: each stage's result in its place.
+
+  Raises:
+    UserError: a stage has no checkpoint, or it does not fit.
+  """
+  variables = initial_variables(model, config)
+  for stage in plan(config):
+    if not stage.aside:
+      variables = merge(variables, stage_result(config, workdir, stage, variables))
+  return variables
+
+
+def stage_result(
+  config: ConfigDict, workdir: pathlib.Path, stage: Stage, variables: Variables
+) -> Variables:
+  """What one stage of a run handed on."""
+  checkpoints = StageCheckpoints(workdir, stage.name, stage.steps, config.train.select)
+  try:
+    return checkpoints.result(split(variables, stage.groups)[0])
+  finally:
+    checkpoints.close()

@@ -1,0 +1,75 @@
+"""A run on disk: its config, and the variables that its stages left."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from errseg_jax.errors import UserError
+
+FREE = ("platform", "num_devices", "loader", "data.root")
+"""Keys that may change between runs of one workdir: they change no result, or name a place."""
+
+
+def flat(config: ConfigDict | dict) -> dict[str, Any]:
+  """{"a.b": value}, in JSON's types."""
+  out: dict[str, Any] = {}
+  plain = json.loads(config.to_json()) if isinstance(config, ConfigDict) else config
+  for key, value in plain.items():
+    if isinstance(value, dict) and value:
+      out |= {f"{key}.{k}": v for k, v in flat(value).items()}
+    else:
+      out[key] = value
+  return out
+
+
+def load_config(workdir: pathlib.Path) -> ConfigDict:
+  """The resolved config of a workdir.
+
+  Raises:
+    UserError: there is none, or it is damaged.
+  """
+  path = pathlib.Path(workdir) / "config.json"
+  try:
+    return ConfigDict(_tuples(json.loads(path.read_text())))
+  except FileNotFoundError:
+    raise UserError(f"{path} is missing: {workdir} is not the workdir of a run") from None
+  except ValueError:
+    raise UserError(f"{path} is damaged: it is not JSON") from None
+
+
+def _tuples(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {k: _tuples(v) for k, v in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
+  """Makes a workdir this config's, or checks that it is.
+
+  Raises:
+    UserError: it belongs to another config (lists the differing keys), or holds something else.
+  """
+  path = pathlib.Path(workdir) / "config.json"
+  if path.exists():
+    old, new = flat(load_config(workdir)), flat(config)
+    keys = [
+      k
+      for k in sorted({*old, *new})
+      if old.get(k) != new.get(k) and not any(k == f or k.startswith(f + ".") for f in FREE)
+    ]
+    if keys:
+      shown = "; ".join(f"{k}: {old.get(k)!r} there, {new.get(k)!r} now" for k in keys[:4])
+      more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+      raise UserError(f"{workdir} is the workdir of another config ({shown}{more}); name another --workdir")
+    return
+  if pathlib.Path(workdir).is_file():
+    raise UserError(f"--workdir={workdir} is a file; name a folder")
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_suffix(".tmp")
+  part.write_text(config.to_json(indent=1) + "\n")
+  os.replace(part, path)
