@@ -6,6 +6,7 @@ float32, or float64 with it.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -80,6 +81,32 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: i
     return sum(taps[1:], taps[0])[:, ::stride, ::stride]
 
   return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=native)
+
+
+def max_pool(x: jax.Array, stride: int, symmetric: bool = False) -> jax.Array:
+  """3x3 max pooling of [B, H, W, C] to size ceil(n / stride).
+
+  Padded as "SAME" (the far side first), or by one pixel on every side, as ResNets are.
+
+  The gradient of XLA's windowed maximum is several times slower on CPU than that of nine shifted maxima.
+  """
+
+  out = [-(-n // stride) for n in x.shape[1:3]]
+  total = [max(0, (m - 1) * stride + 3 - n) for m, n in zip(out, x.shape[1:3], strict=True)]
+  pads = [(1, 1) if symmetric else (p // 2, p - p // 2) for p in total]
+
+  def native(x):
+    return nn.max_pool(x, (3, 3), (stride, stride), pads)
+
+  def shifted(x):
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
+    spans = [(m - 1) * stride + 1 for m in out]
+    taps = [
+      x[:, i : i + spans[0] : stride, j : j + spans[1] : stride] for i in range(3) for j in range(3)
+    ]
+    return functools.reduce(jnp.maximum, taps)
+
+  return jax.lax.platform_dependent(x, cpu=shifted, default=native)
 
 
 class DepthwiseConv(nn.Module):
@@ -165,15 +192,32 @@ class BatchNorm(nn.Module):
 
 
 class GroupNorm(nn.Module):
-  """GroupNorm with 32 groups, fewer where the channels are fewer or do not divide (P0, section 4)."""
+  """GroupNorm with 32 groups, fewer where the channels are fewer or do not divide (P0, section 4).
 
+  Moments are taken per channel first, then over a group's channels: on CPU several times faster than one
+  reduction over a split channel axis.
+  """
+
+  epsilon: float = 1e-5
   dtype: str = "float32"
 
   @nn.compact
   def __call__(self, x):
-    groups = math.gcd(32, x.shape[-1])
-    kind = param_dtype(self.dtype)
-    return nn.GroupNorm(groups, epsilon=1e-5, dtype=self.dtype, param_dtype=kind, name="norm")(x)
+    features, kind = x.shape[-1], param_dtype(self.dtype)
+    scale = self.param("scale", nn.initializers.ones, (features,), kind)
+    bias = self.param("bias", nn.initializers.zeros, (features,), kind)
+    groups = math.gcd(32, features)
+
+    def over_group(moment):  # [B, C] -> the group's mean, back at [B, C]
+      grouped = moment.reshape(-1, groups, features // groups)
+      return jnp.broadcast_to(grouped.mean(-1, keepdims=True), grouped.shape).reshape(moment.shape)
+
+    wide = at_least_float32(x)
+    mean = over_group(wide.mean((1, 2)))
+    var = over_group(jnp.square(wide).mean((1, 2))) - jnp.square(mean)
+    gain = jax.lax.rsqrt(jnp.maximum(var, 0.0) + self.epsilon) * scale[None]
+    shift = bias[None] - mean * gain
+    return (wide * gain[:, None, None] + shift[:, None, None]).astype(self.dtype)
 
 
 class ConvBNReLU(nn.Module):
@@ -211,7 +255,7 @@ class ConvGNReLU(nn.Module):
   @nn.compact
   def __call__(self, x):
     x = Conv(self.features, self.kernel_size, self.stride, dtype=self.dtype, name="conv")(x)
-    return nn.relu(GroupNorm(self.dtype, name="gn")(x))
+    return nn.relu(GroupNorm(dtype=self.dtype, name="gn")(x))
 
 
 GATES = {"sigmoid": nn.sigmoid, "relu": nn.relu}

@@ -7,7 +7,7 @@ from functools import partial
 from flax import linen as nn
 
 from errseg_jax.models.backbones.endpoints import Endpoints
-from errseg_jax.models.layers import BatchNorm, Conv, ConvBNReLU
+from errseg_jax.models.layers import BatchNorm, Conv, ConvBNReLU, max_pool
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -94,7 +94,7 @@ class ResNet(nn.Module):
     """[B, H, W, 3] -> Endpoints with strides (2, 4, 8)."""
     x = self.stem(x, train)
     low, stride, dilation = [x], 4, 1
-    x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    x = max_pool(x, 2, symmetric=True)
     block = Bottleneck if self.depth >= 50 else BasicBlock
     for stage, count in enumerate(BLOCKS[self.depth]):
       grow = 2 if stage else 1

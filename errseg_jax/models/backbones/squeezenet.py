@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from flax import linen as nn
 import jax.numpy as jnp
+from flax import linen as nn
 
 from errseg_jax.models.backbones.endpoints import Endpoints
-from errseg_jax.models.layers import Conv, param_dtype
+from errseg_jax.models.layers import Conv, max_pool, param_dtype
 
 SQUEEZE = {2: 16, 3: 16, 4: 32, 5: 32, 6: 48, 7: 48, 8: 64, 9: 64}
 POOL_BEFORE = (2, 4, 6)
@@ -60,6 +60,6 @@ class SqueezeNet(nn.Module):
         low.append(x)
         step = 2 if stride < self.output_stride else 1
         dilation, stride = dilation * 2 // step, stride * step
-        x = nn.max_pool(x, (3, 3), (step, step), "SAME")
+        x = max_pool(x, step)
       x = Fire(squeeze, dilation, self.dtype, name=f"fire{i}")(x)
     return Endpoints(low=tuple(low), final=x, strides=(2, 4, 8), output_stride=stride)

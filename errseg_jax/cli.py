@@ -1,0 +1,211 @@
+"""errseg <command>: thin, one function per command. Everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from errseg_jax.errors import UserError
+
+if TYPE_CHECKING:
+  from ml_collections import ConfigDict
+
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "errseg_jax"
+
+
+def train(args: argparse.Namespace) -> int:
+  """Train all stages in order; goes on by itself from the last checkpoint in the workdir."""
+  config = required_config(args)
+  prepare(config)
+  from errseg_jax.train.loop import NotFinite, Stopped
+  from errseg_jax.train.trainer import Trainer
+
+  try:
+    Trainer(config, workdir(args)).run()
+  except Stopped:
+    print(f"stopped; the same command goes on from {args.workdir}", file=sys.stderr)
+    return 143
+  except NotFinite as error:
+    print(f"errseg: {error}", file=sys.stderr)
+    return 1
+  return 0
+
+
+def evaluate(args: argparse.Namespace) -> int:
+  """Score a trained workdir on a split: results.json and a table."""
+  config = workdir_config(args)
+  prepare(config)
+  from errseg_jax.evaluate import evaluate as run
+
+  run(config, workdir(args), args.split or config.splits.val)
+  return 0
+
+
+def predict(args: argparse.Namespace) -> int:
+  """Label images: labels, corrected labels, error map, overlay, predictions.csv."""
+  config = workdir_config(args)
+  prepare(config)
+  from errseg_jax.inference.predict import predict as run
+
+  output = pathlib.Path(args.output) if args.output else workdir(args) / "predictions"
+  print(run(workdir(args), [pathlib.Path(p) for p in args.images], output))
+  return 0
+
+
+def report(args: argparse.Namespace) -> int:
+  """Write report.html, one file without network, of an evaluated workdir."""
+  config = workdir_config(args)
+  prepare(config)
+  from errseg_jax.report.collect import report as run
+
+  print(run(config, workdir(args)))
+  return 0
+
+
+def data_check(args: argparse.Namespace) -> int:
+  """Read every image and label of a data set and list what is wrong with it."""
+  config = required_config(args)
+  from errseg_jax.data.check_command import check
+
+  return check(config, args.split)
+
+
+def doctor(args: argparse.Namespace) -> int:
+  """Versions, devices, optional parts, what is missing."""
+  from errseg_jax.doctor import doctor as run
+
+  return run()
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+  "train": train,
+  "evaluate": evaluate,
+  "predict": predict,
+  "report": report,
+  "data check": data_check,
+  "doctor": doctor,
+}
+OWN_FLAGS = {
+  "train": {"--config", "--workdir"},
+  "evaluate": {"--workdir", "--split"},
+  "predict": {"--workdir", "--output"},
+  "report": {"--workdir"},
+  "data check": {"--config", "--split"},
+  "doctor": set(),
+}
+FLAG_HELP = {
+  "--config": "FILE[:arg] of an experiment, as configs/scenes_demo.py",
+  "--workdir": "folder of the run",
+  "--split": "split to read; by default the one that is reported (data check: all)",
+  "--output": "folder for the results; by default WORKDIR/predictions",
+}
+
+
+def workdir(args: argparse.Namespace) -> pathlib.Path:
+  if not args.workdir:
+    raise UserError("--workdir=DIR is needed: the folder of the run")
+  return pathlib.Path(args.workdir)
+
+
+def required_config(args: argparse.Namespace) -> ConfigDict:
+  """The config of --config with its overrides."""
+  from errseg_jax.config_flags import load
+
+  if not args.config:
+    raise UserError("--config=FILE is needed, for example --config=configs/scenes_demo.py")
+  return load(args.config, args.overrides)
+
+
+def workdir_config(args: argparse.Namespace) -> ConfigDict:
+  """The config that a workdir was trained with, with overrides of this call."""
+  from errseg_jax.config_flags import override
+  from errseg_jax.train.workdir import load_config
+
+  return override(load_config(workdir(args)), args.overrides)
+
+
+def prepare(config: ConfigDict) -> None:
+  """Logging, compilation cache and platform, before jax touches a device."""
+  logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+  logging.getLogger("absl").setLevel(logging.ERROR)
+  if not sys.stderr.isatty():
+    logging.getLogger("errseg").setLevel(logging.INFO)
+  import jax
+
+  from errseg_jax.train.sharding import select_platform
+
+  jax.config.update("jax_compilation_cache_dir", os.environ.get("ERRSEG_CACHE", str(CACHE)))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+  if config.dtype == "float64":
+    jax.config.update("jax_enable_x64", True)
+  select_platform(config.platform, config.num_devices)
+
+
+def usage() -> str:
+  """The help text: every command with its first docstring line."""
+  lines = ["usage: errseg COMMAND [FLAGS] [--config.section.key=value ...]", "", "commands:"]
+  lines += [f"  {name:12} {(function.__doc__ or '').splitlines()[0]}" for name, function in COMMANDS.items()]
+  lines += ["", "flags of a command: errseg COMMAND --help"]
+  return "\n".join(lines)
+
+
+class Parser(argparse.ArgumentParser):
+  """argparse whose errors are ours."""
+
+  def error(self, message: str):
+    raise UserError(f"{self.prog}: {message}")
+
+
+def parse(name: str, words: Sequence[str]) -> argparse.Namespace:
+  """Flags of a command; `--config.a.b=value` are collected as overrides."""
+  parser = Parser(prog=f"errseg {name}", description=COMMANDS[name].__doc__, allow_abbrev=False)
+  own = OWN_FLAGS[name]
+  for flag in sorted(own):
+    parser.add_argument(flag, default="", help=FLAG_HELP[flag], metavar=flag[2:].upper())
+  if name == "predict":
+    parser.add_argument("images", nargs="+", help="image files or folders")
+  overrides = [w for w in words if w.startswith("--config.")]
+  args, unknown = parser.parse_known_args([w for w in words if not w.startswith("--config.")])
+  if unknown:
+    near = difflib.get_close_matches(unknown[0].split("=")[0], [*own, "--config.", "--help"], 1)
+    hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(sorted(own)) or 'none'}"
+    raise UserError(f"errseg {name}: unknown argument {unknown[0]!r}{hint}")
+  args.overrides = overrides
+  return args
+
+
+def find_command(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+  """The command that the words name, and the words behind it."""
+  for count in (2, 1):
+    name = " ".join(words[:count])
+    if name in COMMANDS:
+      return name, words[count:]
+  near = difflib.get_close_matches(words[0], list(COMMANDS), 1)
+  hint = f"did you mean {near[0]!r}? " if near else ""
+  raise UserError(f"unknown command {words[0]!r}; {hint}known: {', '.join(COMMANDS)}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Entry point: status 0 on success, 2 on a user's mistake (one line on stderr), 1 otherwise."""
+  words = list(sys.argv[1:] if argv is None else argv)
+  if not words or words[0] in ("-h", "--help", "help"):
+    print(usage())
+    return 0
+  try:
+    name, rest = find_command(words)
+    return COMMANDS[name](parse(name, rest))
+  except UserError as error:
+    print(f"errseg: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    return 130
+
+
+if __name__ == "__main__":
+  sys.exit(main())

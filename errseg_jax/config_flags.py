@@ -1,0 +1,99 @@
+"""Config files and `--config.a.b=value` overrides, by ml_collections; its errors become one line."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from errseg_jax.errors import UserError
+
+
+def load(name: str, overrides: Sequence[str]) -> ConfigDict:
+  """The config of FILE[:arg], with overrides.
+
+  Raises:
+    UserError: no such file, no get_config in it, an unknown key, or a value of another type.
+  """
+  path, _, arg = name.partition(":")
+  file = pathlib.Path(path)
+  if not file.is_file():
+    near = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
+    raise UserError(f"--config={path}: no such file" + (f"; there are {', '.join(near)}" if near else ""))
+  spec = importlib.util.spec_from_file_location("errseg_config", file)
+  module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+  try:
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    config = module.get_config(arg or None)
+  except UserError:
+    raise
+  except (AttributeError, KeyError, SyntaxError, TypeError, ImportError) as error:
+    raise UserError(f"--config={path}: {error}") from None
+  return override(config, overrides)
+
+
+def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+  """Sets `--config.a.b=value` keys that exist, to values of their type.
+
+  Raises:
+    UserError: as `load`.
+  """
+  for word in overrides:
+    key, given, text = word.removeprefix("--config.").partition("=")
+    if not given:
+      raise UserError(f"{word}: write --config.{key}=VALUE")
+    *path, last = key.split(".")
+    section = config
+    for i, name in enumerate(path):
+      section = _get(section, name, ".".join(path[:i]))
+      if not isinstance(section, ConfigDict):
+        raise UserError(f"{word}: config.{'.'.join(path[: i + 1])} is no section")
+    old = _get(section, last, ".".join(path))
+    if isinstance(old, ConfigDict):
+      raise UserError(f"{word}: config.{key} is a section; set one of its keys: {', '.join(old.keys())}")
+    try:
+      section[last] = convert(text, section.get_type(last))
+    except (ValueError, TypeError):
+      kind = section.get_type(last).__name__
+      raise UserError(f"{word}: config.{key} is of type {kind} ({old!r} by default)") from None
+  return config
+
+
+def _get(section: ConfigDict, name: str, where: str) -> Any:
+  if name in section:
+    return section[name]
+  near = difflib.get_close_matches(name, list(section.keys()), 1)
+  hint = f"did you mean {near[0]!r}? " if near else ""
+  place = f"config.{where}" if where else "config"
+  raise UserError(f"{place} has no key {name!r}; {hint}it has {', '.join(sorted(section.keys()))}")
+
+
+def convert(text: str, kind: type) -> Any:
+  """A command-line value as `kind`.
+
+  Raises:
+    ValueError: it is not one.
+  """
+  if kind is str:
+    return text
+  if kind is bool:
+    if text.lower() not in ("true", "false"):
+      raise ValueError(text)
+    return text.lower() == "true"
+  if kind is int:
+    return int(text)
+  if kind is float:
+    return float(text)
+  if kind in (tuple, list):
+    try:
+      value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+      value = text.strip("()[]").split(",")
+      value = [v.strip().strip("'\"") for v in value if v.strip()]
+    return kind(value if isinstance(value, tuple | list) else (value,))
+  raise ValueError(text)

@@ -1,0 +1,37 @@
+"""The data sets, by the name that a config uses. A new one is a file and a line in `DATASETS`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from errseg_jax.data.datasets.base import Dataset, Sample, Source
+from errseg_jax.data.datasets.camvid import CamVid
+from errseg_jax.data.datasets.folders import Folders
+from errseg_jax.data.datasets.pairs import Pairs
+from errseg_jax.data.datasets.scenes import Scenes
+from errseg_jax.errors import UserError
+
+__all__ = ["DATASETS", "Dataset", "Sample", "Source", "build"]
+
+DATASETS: dict[str, type[Dataset]] = {
+  "scenes": Scenes,
+  "camvid": CamVid,
+  "folders": Folders,
+  "pairs": Pairs,
+}
+
+
+def build(name: str, **kwargs: Any) -> Dataset:
+  """The data set `name` with its fields set from a config section.
+
+  Raises:
+    UserError: no data set has that name, or it has no such field.
+  """
+  if name not in DATASETS:
+    raise UserError(f"data.name {name!r} is unknown; it must be one of {', '.join(DATASETS)}")
+  fields = [field.name for field in dataclasses.fields(DATASETS[name])]  # type: ignore[arg-type]
+  for key in kwargs:
+    if key not in fields:
+      raise UserError(f"data.{key} is not a key of {name!r}; its keys are {', '.join(fields)}")
+  return DATASETS[name](**kwargs)

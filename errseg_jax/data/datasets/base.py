@@ -1,0 +1,221 @@
+"""What every data set is: class information, and a random-access source of samples per split.
+
+A sample is {"image": uint8 [H, W, 3] RGB, "label": uint8 [H, W], "name": str}. The label holds
+train ids 0..C-1 and 255 = ignore. Reading a sample checks it; a bad sample raises, never vanishes.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from errseg_jax.data.images import read_image, read_label
+from errseg_jax.errors import UserError
+from errseg_jax.structs import IGNORE, DatasetInfo
+
+Sample = dict[str, Any]
+LabelMap = Mapping[int, int] | Iterable[tuple[int, int]]
+
+
+class Source(Protocol):
+  """A picklable random-access sequence of samples, for `grain.MapDataset.source`."""
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    """One name per sample, unique in the split, without a suffix."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> Sample: ...
+
+
+class Dataset(abc.ABC):
+  """A data set; its fields are the keys of a config's data section."""
+
+  @property
+  @abc.abstractmethod
+  def info(self) -> DatasetInfo:
+    """Class names and palette."""
+
+  @abc.abstractmethod
+  def scan(self, split: str) -> tuple[Source, tuple[str, ...]]:
+    """The readable samples of a split, and one line per file that has no counterpart.
+
+    Raises:
+      UserError: the split does not exist or holds nothing.
+    """
+
+  def source(self, split: str) -> Source:
+    """The samples of a split.
+
+    Raises:
+      UserError: the split is missing or empty, or any file of it has no counterpart.
+    """
+    source, problems = self.scan(split)
+    if problems:
+      more = f" (and {len(problems) - 1} more, see `errseg data check`)" if problems[1:] else ""
+      raise UserError(problems[0] + more)
+    return source
+
+
+@dataclasses.dataclass(frozen=True)
+class FilePairs:
+  """Samples read from (image, label) files.
+
+  Attributes:
+    names: one per sample.
+    images: paths, one per sample.
+    labels: paths, one per sample.
+    num_classes: C.
+    label_map: stored value -> train id; () keeps values. 255 maps to itself unless it is listed.
+  """
+
+  names: tuple[str, ...]
+  images: tuple[str, ...]
+  labels: tuple[str, ...]
+  num_classes: int
+  label_map: tuple[tuple[int, int], ...] = ()
+
+  def __len__(self) -> int:
+    return len(self.names)
+
+  def __getitem__(self, index: int) -> Sample:
+    image, stored = read_image(self.images[index]), read_label(self.labels[index])
+    path = self.labels[index]
+    if image.shape[:2] != stored.shape:
+      raise UserError(
+        f"{path}: label is {_size(stored)} but {self.images[index]} is {_size(image)} (width x "
+        "height); resize the label with nearest neighbour or fix the pairing"
+      )
+    label = self._table()[stored]
+    if bad := np.flatnonzero(np.bincount(stored[label < 0], minlength=256)).tolist():
+      raise UserError(f"{path}: {self._explain(bad, stored)}")
+    return {"image": image, "label": label.astype(np.uint8), "name": self.names[index]}
+
+  def _table(self) -> np.ndarray:
+    """int16 [256], stored value -> train id, -1 where there is none."""
+    table = np.full(256, -1, np.int16)
+    table[IGNORE] = IGNORE
+    pairs = self.label_map or [(value, value) for value in range(self.num_classes)]
+    for value, train_id in pairs:
+      table[value] = train_id
+    return table
+
+  def _explain(self, bad: list[int], stored: np.ndarray) -> str:
+    value, count = bad[0], self.num_classes
+    if self.label_map:
+      return f"label value {value} is not in label_map; add it, as {value}: 255 to ignore it"
+    start = f"label value {value} is outside 0..{count - 1} (the config says C={count}) and not 255"
+    if count == 19 and bad[-1] <= 33:
+      return f"{start}; looks like Cityscapes label ids: use *_labelTrainIds.png or set label_map"
+    if bad == [count] and not (stored == 0).any():
+      return f"{start}; ids seem to start at 1: set label_map to {{1: 0, 2: 1, ...}}"
+    if len(bad) > 16:
+      return (
+        f"{start}, nor are {len(bad) - 1} more values; looks like a grey or colour mask, or one "
+        "that was resized or saved as JPEG: convert it to class ids"
+      )
+    return f"{start}; the class count is too small, or map the value to 255 in label_map"
+
+
+def _size(array: np.ndarray) -> str:
+  return f"{array.shape[1]}x{array.shape[0]}"
+
+
+def pair_source(
+  rows: Iterable[tuple[str, pathlib.Path, pathlib.Path]],
+  num_classes: int,
+  label_map: tuple[tuple[int, int], ...] = (),
+) -> FilePairs:
+  """A source from (name, image path, label path) rows."""
+  names, images, labels = zip(*rows, strict=True)
+  return FilePairs(names, tuple(map(str, images)), tuple(map(str, labels)), num_classes, label_map)
+
+
+def existing_root(root: str, variable: str = "") -> pathlib.Path:
+  """The data set's folder.
+
+  Args:
+    root: as in the config; "~" is expanded.
+    variable: the environment variable to fall back on where `root` is empty.
+
+  Raises:
+    UserError: there is none, or it is not a folder.
+  """
+  root = root or os.environ.get(variable, "")
+  if not root:
+    also = f" or the environment variable {variable}" if variable else ""
+    raise UserError(f"data.root is empty; set it{also} to the data set's folder")
+  path = pathlib.Path(root).expanduser()
+  if not path.is_dir():
+    raise UserError(f"{path}: no such folder; set data.root to the data set's folder")
+  return path
+
+
+def frozen_label_map(label_map: LabelMap, num_classes: int) -> tuple[tuple[int, int], ...]:
+  """Checks a config's label map and makes it hashable.
+
+  Raises:
+    UserError: a key is outside 0..255 or a value is neither a class nor 255.
+  """
+  pairs = tuple((int(value), int(train_id)) for value, train_id in dict(label_map).items())
+  for value, train_id in pairs:
+    if not 0 <= value <= 255:
+      raise UserError(f"label_map: {value} is not a label value; keys must be in 0..255")
+    if train_id != IGNORE and not 0 <= train_id < num_classes:
+      raise UserError(
+        f"label_map: {value} maps to {train_id}, which is neither a class (0..{num_classes - 1}) "
+        "nor 255"
+      )
+  return pairs
+
+
+def named_classes(name: str, num_classes: int, class_names: Iterable[str]) -> DatasetInfo:
+  """The info of a user's own data set.
+
+  Args:
+    name: the data set's name in the config.
+    num_classes: C, or 0 to count `class_names`.
+    class_names: C names, or none to number the classes.
+
+  Raises:
+    UserError: neither says how many classes there are, they disagree, or there are too many.
+  """
+  names = tuple(class_names)
+  count = num_classes or len(names)
+  if count <= 0:
+    raise UserError("data.num_classes is missing; set it, or list data.class_names")
+  if names and len(names) != count:
+    raise UserError(
+      f"data.num_classes is {count} but data.class_names lists {len(names)}; make them agree"
+    )
+  if count > IGNORE:
+    raise UserError(
+      f"data.num_classes is {count}; labels are 8-bit and 255 is ignore, so at most 255 classes fit"
+    )
+  return DatasetInfo(name, names or tuple(f"class {i}" for i in range(count)), voc_palette(count))
+
+
+def voc_palette(count: int) -> tuple[tuple[int, int, int], ...]:
+  """The first `count` colours of the PASCAL VOC colour map.
+
+  Bits 0, 1, 2 of the class id become the highest free bits of red, green, blue, and so on with
+  the id's next three bits.
+  """
+
+  def colour(index: int) -> tuple[int, int, int]:
+    red = green = blue = 0
+    for shift in range(7, -1, -1):
+      red |= (index & 1) << shift
+      green |= (index >> 1 & 1) << shift
+      blue |= (index >> 2 & 1) << shift
+      index >>= 3
+    return red, green, blue
+
+  return tuple(map(colour, range(count)))

@@ -1,0 +1,132 @@
+"""Random training transform and evaluation padding, on samples in numpy and OpenCV."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+from errseg_jax.data.datasets.base import Sample
+from errseg_jax.errors import UserError
+from errseg_jax.structs import IGNORE
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+# At photometric = 1: grey levels, factors 1 +- x, and degrees, as mmseg's PhotoMetricDistortion.
+_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = 32.0, 0.5, 0.5, 18.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainTransform:
+  """Random scale, rotation, flip and crop in one affine map, then random colours.
+
+  Attributes:
+    crop_size: (height, width) of the output, pixels.
+    scale_min: smallest scale factor.
+    scale_max: largest scale factor.
+    scale_step: distance of the factors that are drawn.
+    rotation: largest angle to either side, degrees.
+    flip: mirror half of the images.
+    photometric: strength of the brightness, contrast, saturation and hue jitter; 0 is none.
+    pad_value: RGB (0..255) outside of the image; the label there is 255. Jittered as the image is.
+  """
+
+  crop_size: tuple[int, int]
+  scale_min: float = 0.5
+  scale_max: float = 2.0
+  scale_step: float = 0.25
+  rotation: float = 10.0
+  flip: bool = True
+  photometric: float = 0.5
+  pad_value: tuple[int, int, int] = (124, 116, 104)
+
+  def __post_init__(self):
+    if min(self.crop_size) < 1:
+      raise UserError(f"crop_size {self.crop_size} must be two positive numbers of pixels")
+    if not 0 < self.scale_min <= self.scale_max or self.scale_step <= 0:
+      raise UserError(
+        f"scale_min {self.scale_min}, scale_max {self.scale_max}, scale_step {self.scale_step}: "
+        "they must be positive, with scale_min <= scale_max"
+      )
+
+  def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """One random view of the sample; the same `rng` state gives the same view.
+
+    Returns:
+      {"image": uint8 [*crop_size, 3], "label": uint8 [*crop_size]}.
+    """
+    image, label = sample["image"], sample["label"]
+    matrix = self._matrix(label.shape, rng)
+    image = _warp(image, matrix, self.crop_size, cv2.INTER_LINEAR, self.pad_value)
+    label = _warp(label, matrix, self.crop_size, cv2.INTER_NEAREST, (IGNORE,))
+    if self.photometric > 0:
+      image = _jitter(image, self.photometric, rng)
+    return {"image": image, "label": label}
+
+  def _matrix(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """float64 [2, 3], maps the image's (x, y) to the crop's."""
+    steps = int(round((self.scale_max - self.scale_min) / self.scale_step, 6))
+    scale = self.scale_min + self.scale_step * rng.integers(steps + 1)
+    angle = np.deg2rad(rng.uniform(-self.rotation, self.rotation))
+    mirror = -1.0 if self.flip and rng.random() < 0.5 else 1.0
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    linear = np.array([[cos * mirror, -sin], [sin * mirror, cos]])
+    size_xy, crop_xy = np.array(size[::-1]), np.array(self.crop_size[::-1])
+    # Whole-pixel offsets keep an unscaled, unrotated crop free of interpolation.
+    slack = np.round(size_xy * scale) - crop_xy
+    offset = np.round(rng.uniform(np.minimum(slack, 0), np.maximum(slack, 0)))
+    centre = (np.round(size_xy * scale) - 1) / 2 - offset
+    return np.column_stack([linear, centre - linear @ ((size_xy - 1) / 2)])
+
+
+def _warp(
+  array: np.ndarray,
+  matrix: np.ndarray,
+  size: tuple[int, int],
+  interpolation: int,
+  border: tuple[int, ...],
+) -> np.ndarray:
+  return cv2.warpAffine(
+    array,
+    matrix,
+    size[::-1],
+    flags=interpolation,
+    borderMode=cv2.BORDER_CONSTANT,
+    borderValue=border,
+  )
+
+
+def _jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+  """All four jitters as one affine map of the RGB space."""
+  brightness, contrast, saturation, hue = strength * rng.uniform(-1, 1, 4)
+  keep = 1 + _SATURATION * saturation
+  saturate = keep * np.eye(3) + (1 - keep) * np.outer(np.ones(3), _LUMA)
+  # A hue shift turns colours around the grey axis.
+  turn, _ = cv2.Rodrigues(np.full(3, np.deg2rad(_HUE * hue) / np.sqrt(3)))
+  matrix = (1 + _CONTRAST * contrast) * saturate @ turn
+  return cv2.transform(image, np.column_stack([matrix, np.full(3, _BRIGHTNESS * brightness)]))
+
+
+def pad_to(
+  sample: Sample, height: int, width: int, pad_value: tuple[int, int, int] = (124, 116, 104)
+) -> Sample:
+  """Pads at the bottom and right to a fixed size, so that few shapes are compiled.
+
+  Args:
+    sample: image and label at most `height` x `width`; other keys are kept.
+    height: rows of the output.
+    width: columns of the output.
+    pad_value: RGB (0..255) of the padding; the label there is 255.
+
+  Raises:
+    ValueError: the sample is larger.
+  """
+  rows, columns = sample["label"].shape
+  if rows > height or columns > width:
+    raise ValueError(f"{sample.get('name')}: {columns}x{rows} does not fit in {width}x{height}")
+  image = np.empty((height, width, 3), np.uint8)
+  image[:] = pad_value
+  image[:rows, :columns] = sample["image"]
+  label = np.full((height, width), IGNORE, np.uint8)
+  label[:rows, :columns] = sample["label"]
+  return {**sample, "image": image, "label": label}

@@ -1,0 +1,243 @@
+"""`errseg evaluate`: every score of a trained workdir on a split -> results.json, evaluation.npz, a table."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import statistics
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from errseg_jax import build
+from errseg_jax.errors import UserError
+from errseg_jax.inference.choice import Choice
+from errseg_jax.inference.choose import mask_confusion
+from errseg_jax.inference.evaluator import Totals
+from errseg_jax.inference.statistics import make_counter
+from errseg_jax.metrics.errors import error_scores, per_image_scores, threshold_scores
+from errseg_jax.metrics.segmentation import boundary_iou, segmentation_scores
+from errseg_jax.structs import DatasetInfo
+from errseg_jax.train.progress import progress_bar
+from errseg_jax.train.sharding import make_mesh
+from errseg_jax.train.stages import plan
+from errseg_jax.train.state import merge
+from errseg_jax.train.trainer import make_evaluator, stage_result, trained_variables
+
+BRANCHES = ("error", "detail")
+
+
+def evaluate(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[str, Any]:
+  """Scores a workdir and writes results.json and evaluation.npz there.
+
+  Args:
+    config: of the workdir.
+    workdir: of a finished run.
+    split: of its data set.
+
+  Returns:
+    The content of results.json.
+
+  Raises:
+    UserError: a stage or the split is missing, or a file is damaged.
+  """
+  dataset = build.dataset(config)
+  source, info = dataset.source(split), dataset.info
+  model = build.model(config, info.num_classes)
+  variables = trained_variables(config, workdir, model)
+  stages = {stage.name: stage for stage in plan(config)}
+  branches = tuple(b for b in BRANCHES if b in stages)
+  choice = Choice.load(workdir) if set(BRANCHES) <= set(branches) else Choice()
+  evaluator = make_evaluator(config, make_mesh(config.num_devices))
+  thresholds = tuple(config.choose.thresholds)
+  counter = make_counter(model, wanted=branches, thresholds=thresholds, fusion=choice.fusion)
+  with progress_bar(f"evaluate {split}", len(source)) as show:
+    totals = evaluator.run(counter, variables, source, choice, per_image=True, progress=show)
+  results = {
+    "schema": 1,
+    "dataset": config.data.name,
+    "split": split,
+    "num_images": len(source),
+    "classes": list(info.classes),
+    "seed": config.seed,
+    "hardware": hardware(),
+    **segmentation_results(totals, info),
+    **error_results(totals, choice, thresholds, info),
+  }
+  if "control" in stages:
+    control = merge(variables, stage_result(config, workdir, stages["control"], variables))
+    counts = evaluator.run(make_counter(model, wanted=()), control, source, Choice()).counts
+    results["control"] = segmentation_scores(counts["confusion/semantic"], info.classes)
+    results["control"]["steps"] = stages["control"].steps
+  results["speed"] = speed(model, variables, evaluator, source, branches)
+  write_evaluation(workdir, results, totals)
+  print_results(results)
+  return results
+
+
+def segmentation_results(totals: Totals, info: DatasetInfo) -> dict[str, Any]:
+  """ "semantic", "detail", "fused": scores from their confusion matrices; boundary IoU where counted."""
+  out: dict[str, Any] = {}
+  for name in ("semantic", "detail", "fused"):
+    if f"confusion/{name}" in totals.counts:
+      out[name] = segmentation_scores(totals.counts[f"confusion/{name}"], info.classes)
+    if f"boundary/{name}" in totals.counts:
+      out[name] |= boundary_iou(totals.counts[f"boundary/{name}"], info.classes)
+  return out
+
+
+def error_results(
+  totals: Totals, choice: Choice, thresholds: tuple[float, ...], info: DatasetInfo
+) -> dict[str, Any]:
+  """ "chosen", "calibration", "error", "image_level"."""
+  counts = totals.counts
+  histograms = {k.removeprefix("histogram/"): v for k, v in counts.items() if k[:10] == "histogram/"}
+  baselines = {k: error_scores(v) for k, v in histograms.items() if k not in ("error", "error_raw")}
+  if "error" not in histograms:
+    return {"error": {"baselines": baselines}}
+  hist, hard = histograms["error"], counts["hard"]
+  at = threshold_scores(hist, hard, choice.threshold)
+  errors = int(hist[1].sum())
+  error = {
+    "threshold": choice.threshold,
+    **error_scores(hist),
+    **{k: at[k] for k in ("IoU", "precision", "recall", "hard_recall")},
+    "hard_ratio": 100 * int(hard.sum()) / errors if errors else None,
+    "conventions": {
+      "per_image": {k: per_image_scores(v) for k, v in totals.image_scores.items()}["error"],
+      "per_image_max_probability": per_image_scores(totals.image_scores["max_probability"]),
+    },
+    "baselines": baselines,
+  }
+  if "by_threshold" in counts:
+    error["by_threshold"] = sweep(counts, hist, hard, thresholds, info)
+  return {
+    "chosen": {
+      "threshold": choice.threshold,
+      "fusion": choice.fusion,
+      "on": choice.on,
+      "candidates": choice.candidates,
+    },
+    "calibration": {
+      "before": error_scores(histograms["error_raw"])["ECE"],
+      "after": error["ECE"],
+    },
+    "error": error,
+    "image_level": image_level(totals),
+  }
+
+
+def sweep(counts, hist, hard, thresholds, info: DatasetInfo) -> list[dict[str, Any]]:
+  """Scores of the error mask and of the mask fusion at each t (P0, Table 1)."""
+  rows = []
+  for k, t in enumerate(thresholds):
+    row = threshold_scores(hist, hard, t)
+    confusion = mask_confusion(counts["by_threshold"], k)
+    rows.append(row | {"mIoU": segmentation_scores(confusion, info.classes)["mIoU"]})
+  return rows
+
+
+def image_level(totals: Totals) -> dict[str, float | None]:
+  """Mean image mIoU; expected against real accuracy per image: mean absolute error and correlation."""
+  n = totals.images
+  if not n:
+    return {"mIoU_img": None, "accuracy_mae": None, "accuracy_corr": None}
+  x, y, xx, yy, xy, difference = totals.moments / n
+  spread = (xx - x * x) * (yy - y * y)
+  return {
+    "mIoU_img": totals.image_miou / n,
+    "accuracy_mae": difference,
+    "accuracy_corr": float((xy - x * y) / spread**0.5) if spread > 1e-12 else None,
+  }
+
+
+def hardware() -> dict[str, Any]:
+  """What the scores were computed on."""
+  device = jax.devices()[0]
+  return {"platform": device.platform, "device": device.device_kind, "jax": jax.__version__}
+
+
+def speed(model, variables, evaluator, source, branches: tuple[str, ...]) -> dict[str, Any]:
+  """Milliseconds per image of the semantic network and of each branch on top, median of 5 batches."""
+  batch, names = next(evaluator.batches(source))
+  rows: dict[str, float] = {}
+  for wanted in ((), ("error",), ("detail",)):
+    if wanted and wanted[0] not in branches:
+      continue
+    run = jax.jit(lambda v, image, wanted=wanted: model.apply(v, image, wanted=wanted))
+    jax.block_until_ready(run(variables, batch.image))
+    times = []
+    for _ in range(5):
+      start = time.perf_counter()
+      jax.block_until_ready(run(variables, batch.image))
+      times.append(time.perf_counter() - start)
+    rows[wanted[0] if wanted else "semantic"] = 1000 * statistics.median(times) / batch.image.shape[0]
+  base = rows["semantic"]
+  out: dict[str, Any] = {"semantic_ms": base}
+  # With prior "detail" the error branch runs the detail branch too: its own cost is what it adds to that.
+  below = rows.get("detail", base) if model.error.prior == "detail" else base
+  if "error" in rows:
+    out["error_ms"] = max(0.0, rows["error"] - below)
+  if "detail" in rows:
+    out["detail_ms"] = max(0.0, rows["detail"] - base)
+  return out | {"image_size": list(batch.image.shape[1:3])}
+
+
+def write_evaluation(workdir: pathlib.Path, results: dict[str, Any], totals: Totals) -> None:
+  """results.json, and evaluation.npz with what the report's curves need; each whole or not at all."""
+  arrays = {k: v for k, v in totals.counts.items() if k.split("/")[0] in ("histogram", "confusion")}
+  arrays["worst/names"] = np.array([name for _, _, name in totals.worst_first()], dtype=np.str_)
+  part = workdir / "evaluation.tmp.npz"
+  np.savez_compressed(part, **{k.replace("/", "."): v for k, v in arrays.items()})
+  os.replace(part, workdir / "evaluation.npz")
+  part = workdir / "results.tmp"
+  part.write_text(json.dumps(results, indent=1) + "\n")
+  os.replace(part, workdir / "results.json")
+
+
+def read_results(workdir: pathlib.Path) -> dict[str, Any]:
+  """results.json of a workdir.
+
+  Raises:
+    UserError: it is missing or damaged.
+  """
+  path = workdir / "results.json"
+  try:
+    return json.loads(path.read_text())
+  except FileNotFoundError:
+    raise UserError(f"{path} is missing: run `errseg evaluate --workdir={workdir}` first") from None
+  except ValueError:
+    raise UserError(f"{path} is damaged: run `errseg evaluate --workdir={workdir}` again") from None
+
+
+def print_results(results: dict[str, Any]) -> None:
+  """Two tables on the terminal: label maps, error scores."""
+  console = Console()
+  table = Table(title=f"{results['dataset']} {results['split']}, {results['num_images']} images")
+  names = ("mIoU", "aAcc", "mAcc", "mDice", "mBIoU")
+  for column in ("", *names):
+    table.add_column(column, justify="right" if column else "left")
+  for system in ("semantic", "control", "detail", "fused"):
+    if system in results:
+      table.add_row(system, *(_number(results[system].get(n)) for n in names))
+  console.print(table)
+  error = results["error"]
+  scores = ("AUROC", "AUPR_error", "AUPR_success", "FPR95", "AURC", "ECE")
+  table = Table(title=f"finding the errors ({_number(error.get('rate'))} % of the pixels are wrong)")
+  for column in ("", *scores):
+    table.add_column(column, justify="right" if column else "left")
+  if "AUROC" in error:
+    table.add_row("P_ep", *(_number(error[n]) for n in scores))
+  for name, row in error["baselines"].items():
+    table.add_row(name, *(_number(row[n]) for n in scores))
+  console.print(table)
+
+
+def _number(value: float | None) -> str:
+  return "-" if value is None else f"{value:.2f}"

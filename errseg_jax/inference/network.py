@@ -1,0 +1,97 @@
+"""A trained network, loaded from a workdir."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from errseg_jax import build
+from errseg_jax.data.pipeline import bucket
+from errseg_jax.inference.choice import Choice, calibrated, fused_probabilities
+from errseg_jax.models.error_aware import ErrorAware
+from errseg_jax.structs import DatasetInfo, Outputs, Prediction
+
+
+def to_prediction(outputs: Outputs, fusion: str, choice: dict[str, jax.Array]) -> Prediction:
+  """Logits -> labels and calibrated P_ep."""
+  maps = {
+    "labels": fused_probabilities(outputs, fusion, choice),
+    "semantic_labels": outputs.semantic,
+    "detail_labels": outputs.detail,
+  }
+  labels = {k: v.argmax(-1).astype(jnp.uint8) for k, v in maps.items()}
+  probability = jax.nn.sigmoid(calibrated(outputs.error, choice)).astype(jnp.float32)
+  return Prediction(error_probability=probability, **labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedNetwork:
+  """Labels images, corrects the labels and says where they are likely wrong.
+
+  Attributes:
+    config: resolved config of the run.
+    info: classes and palette.
+    model: the network.
+    variables: its parameters and statistics.
+    choice: calibration, fusion, threshold.
+  """
+
+  config: ConfigDict
+  info: DatasetInfo
+  model: ErrorAware
+  variables: Any
+  choice: Choice
+
+  @functools.cached_property
+  def _forward(self):
+    def forward(variables, image, choice):
+      return to_prediction(self.model.apply(variables, image), self.choice.fusion, choice)
+
+    return jax.jit(forward)
+
+  def predict(self, image: np.ndarray) -> Prediction:
+    """One image.
+
+    Args:
+      image: uint8 [H, W, 3], RGB.
+
+    Returns:
+      Prediction of numpy arrays [H, W]. The image is padded to a bucket, so few sizes are compiled.
+
+    Raises:
+      ValueError: the image is no uint8 [H, W, 3].
+    """
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+      raise ValueError(f"predict needs uint8 [H, W, 3], got {image.dtype} {image.shape}")
+    height, width = image.shape[:2]
+    size = bucket(height, width, self.config.loader.size_multiple)
+    padded = np.empty((1, *size, 3), np.uint8)
+    padded[:] = np.array(build.pad_value(self.config), np.uint8)
+    padded[0, :height, :width] = image
+    out = jax.device_get(self._forward(self.variables, padded, self.choice.arrays()))
+    return jax.tree.map(lambda x: x[0, :height, :width], out)
+
+
+def load(workdir: str | pathlib.Path) -> TrainedNetwork:
+  """The network that `errseg train` left in a workdir.
+
+  Raises:
+    UserError: no run there, not finished, or damaged.
+  """
+  from errseg_jax.train.trainer import trained_variables
+  from errseg_jax.train.workdir import load_config
+
+  workdir = pathlib.Path(workdir)
+  config = load_config(workdir)
+  choice = Choice.load(workdir)
+  info = build.dataset(config).info
+  model = build.model(config, info.num_classes)
+  return TrainedNetwork(config, info, model, trained_variables(config, workdir, model), choice)

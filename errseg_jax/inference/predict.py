@@ -1,0 +1,104 @@
+"""`errseg predict`: labels, corrected labels, error map and overlay of images; a table, worst first."""
+
+from __future__ import annotations
+
+import csv
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+
+from errseg_jax.data.images import IMAGE_SUFFIXES, read_image, write_label_png, write_png
+from errseg_jax.errors import UserError
+from errseg_jax.inference.network import load
+from errseg_jax.structs import Prediction
+from errseg_jax.train.progress import progress_bar
+
+ERROR_COLOUR = np.array((230, 159, 0), np.float32)  # orange, told from every label by colour-blind eyes
+COLUMNS = ("image", "expected_accuracy", "flagged_share", "height", "width")
+
+
+def find_images(paths: Sequence[pathlib.Path], output: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Output name -> image file; a folder gives every image in it.
+
+  Raises:
+    UserError: nothing there, two images of one name, or an output that would overwrite an image.
+  """
+  found: dict[str, pathlib.Path] = {}
+  for path in paths:
+    files = sorted(_images(path)) if path.is_dir() else [path]
+    if not files:
+      raise UserError(f"{path}: no image in this folder; known are {', '.join(IMAGE_SUFFIXES)}")
+    for file in files:
+      if not file.is_file():
+        raise UserError(f"{file} does not exist")
+      if file.stem in found:
+        raise UserError(f"{file} and {found[file.stem]} would write the same outputs: rename one")
+      if file.parent.resolve() == output.resolve():
+        raise UserError(f"--output={output} is the folder of {file.name}: name another")
+      found[file.stem] = file
+  return found
+
+
+def _images(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  return (f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def overlay(image: np.ndarray, error_probability: np.ndarray) -> np.ndarray:
+  """The image with P(error) laid over it in orange, uint8 [H, W, 3]."""
+  grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.float32)
+  share = np.clip(error_probability, 0, 1)[..., None]
+  return (grey * (1 - share) + ERROR_COLOUR * share).round().astype(np.uint8)
+
+
+def write_outputs(
+  output: pathlib.Path, name: str, image: np.ndarray, out: Prediction, palette
+) -> None:
+  """NAME_{labels,corrected,error,overlay}.png."""
+  write_label_png(output / f"{name}_labels.png", out.semantic_labels, palette)
+  write_label_png(output / f"{name}_corrected.png", out.labels, palette)
+  probability = np.asarray(out.error_probability)
+  write_png(output / f"{name}_error.png", np.round(255 * probability).astype(np.uint8))
+  write_png(output / f"{name}_overlay.png", overlay(image, probability))
+
+
+def predict(
+  workdir: pathlib.Path, paths: Sequence[pathlib.Path], output: pathlib.Path
+) -> pathlib.Path:
+  """Predicts images and folders.
+
+  Args:
+    workdir: of a finished run.
+    paths: image files or folders.
+    output: folder for the results.
+
+  Returns:
+    The path of predictions.csv: expected accuracy of the frozen network's labels (mean of 1 - calibrated
+    P_ep, percent) and the share of pixels over the threshold, the worst image first.
+
+  Raises:
+    UserError: a path or image that cannot be read; a workdir that is not finished.
+  """
+  images = find_images(paths, output)
+  network = load(workdir)
+  output.mkdir(parents=True, exist_ok=True)
+  rows = []
+  with progress_bar("predict", len(images)) as show:
+    for done, (name, path) in enumerate(images.items(), 1):
+      image = read_image(path)
+      out = network.predict(image)
+      write_outputs(output, name, image, out, network.info.palette)
+      expected = 100 * float(np.mean(1 - out.error_probability))
+      flagged = 100 * float(np.mean(out.error_probability > network.choice.threshold))
+      rows.append((str(path), f"{expected:.2f}", f"{flagged:.2f}", *image.shape[:2]))
+      show(done)
+  table = output / "predictions.csv"
+  part = table.with_suffix(".tmp")
+  with part.open("w", newline="") as file:
+    writer = csv.writer(file)
+    writer.writerow(COLUMNS)
+    writer.writerows(sorted(rows, key=lambda row: float(row[1])))
+  os.replace(part, table)
+  return table

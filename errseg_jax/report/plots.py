@@ -1,0 +1,204 @@
+"""The plots of the report, as SVG data URIs with a text that says what they show.
+
+Colours are those of Okabe & Ito, told apart by colour-blind readers, with line styles as well.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from errseg_jax.metrics import curves
+from errseg_jax.report.tables import ERROR_SCORES
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+STYLES = ("-", "--", "-.", ":")
+MAX_POINTS = 400
+# Names of classes and metrics are text, never mathematics: a "$" in one must not be parsed.
+RC: dict[Any, Any] = {
+  "text.parse_math": False,
+  "svg.hashsalt": "errseg",
+  "font.size": 9,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "axes.grid": True,
+  "grid.color": "#e3e6ea",
+  "axes.axisbelow": True,
+  "legend.frameon": False,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+  """A picture for an <img>: its data URI, its caption, and its text alternative."""
+
+  uri: str
+  caption: str
+  alt: str
+
+
+def error_ramp() -> np.ndarray:
+  """A ramp of one hue from light (0) to dark (1), even in OKLab lightness: uint8 [256, 3].
+
+  Source: Ottosson 2020, "A perceptual color space for image processing".
+  """
+  t = np.linspace(0, 1, 256)
+  lightness = 0.98 - 0.68 * t
+  chroma, hue = 0.15 * np.sin(np.pi * t) + 0.08 * t, np.deg2rad(35)
+  lab = np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)], -1)
+  to_lms = np.array(
+    [
+      [1, 0.3963377774, 0.2158037573],
+      [1, -0.1055613458, -0.0638541728],
+      [1, -0.0894841775, -1.291485548],
+    ]
+  )
+  to_rgb = np.array(
+    [
+      [4.0767416621, -3.3077115913, 0.2309699292],
+      [-1.2684380046, 2.6097574011, -0.3413193965],
+      [-0.0041960863, -0.7034186147, 1.707614701],
+    ]
+  )
+  linear = np.clip((lab @ to_lms.T) ** 3 @ to_rgb.T, 0, 1)
+  rgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+  return np.round(255 * rgb).astype(np.uint8)
+
+
+def _svg(figure: Figure) -> str:
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+  return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _axes(xlabel: str, ylabel: str, size: tuple[float, float] = (4.8, 3.6)) -> tuple[Figure, Axes]:
+  figure = Figure(figsize=size)
+  axes = figure.add_subplot()
+  axes.set_xlabel(xlabel)
+  axes.set_ylabel(ylabel)
+  return figure, axes
+
+
+def _style(index: int) -> dict:
+  return {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index % len(STYLES)]}
+
+
+def _label(name: str) -> str:
+  return ERROR_SCORES.get(name, name)
+
+
+@mpl.rc_context(RC)
+def precision_recall(histograms: Mapping[str, np.ndarray]) -> Plot:
+  """Precision against recall of flagging wrong pixels, one line per score."""
+  figure, axes = _axes("recall of wrong pixels, %", "precision, %")
+  for i, (name, hist) in enumerate(histograms.items()):
+    recall, precision, _ = curves.precision_recall_curve(hist)
+    axes.plot(recall, precision, label=_label(name), **_style(i))
+  axes.set(xlim=(0, 100), ylim=(0, 100))
+  axes.legend()
+  caption = "Precision and recall of finding wrong pixels: higher is better."
+  names = ", ".join(map(_label, histograms))
+  return Plot(_svg(figure), caption, f"Precision-recall curves of {names}. {caption}")
+
+
+@mpl.rc_context(RC)
+def risk_coverage(histograms: Mapping[str, np.ndarray]) -> Plot:
+  """Error rate of the most confident pixels against how many of them are kept."""
+  figure, axes = _axes("pixels kept, most confident first, %", "wrong among them, %")
+  for i, (name, hist) in enumerate(histograms.items()):
+    axes.plot(*curves.risk_coverage_curve(hist), label=_label(name), **_style(i))
+  axes.set(xlim=(0, 100), ylim=(0, None))
+  axes.legend()
+  caption = "Error rate of the pixels kept: lower is better."
+  names = ", ".join(map(_label, histograms))
+  return Plot(_svg(figure), caption, f"Risk-coverage curves of {names}. {caption}")
+
+
+@mpl.rc_context(RC)
+def reliability(hist: np.ndarray) -> Plot:
+  """Predicted probability of error against its frequency; dots grow with the share of pixels."""
+  figure, axes = _axes("P(error), %", "pixels that are wrong, %")
+  predicted, observed, share = curves.reliability_curve(hist)
+  axes.plot([0, 100], [0, 100], color="#6b7280", linewidth=1, linestyle="--")
+  axes.plot(predicted, observed, color=COLOURS[0], linewidth=1)
+  axes.scatter(predicted, observed, s=12 + 6 * share, color=COLOURS[0], alpha=0.8)
+  axes.set(xlim=(0, 100), ylim=(0, 100))
+  caption = "Reliability of P(error): on the dashed line it is the frequency of errors."
+  points = "; ".join(f"{p:.0f} % → {o:.0f} %" for p, o in zip(predicted, observed, strict=True))
+  return Plot(_svg(figure), caption, f"Reliability diagram, predicted → observed: {points}.")
+
+
+@mpl.rc_context(RC)
+def confusion_matrix(confusion: np.ndarray, classes: Sequence[str]) -> Plot:
+  """Heat map of the row-normalised confusion matrix, rows are truth."""
+  confusion = np.asarray(confusion, np.float64)
+  share = 100 * confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+  side = float(np.clip(2.0 + 0.3 * len(classes), 3.6, 14))
+  figure, axes = _axes("predicted", "truth", (side + 1, side))
+  axes.grid(False)
+  image = axes.imshow(share, cmap=ListedColormap(error_ramp() / 255), vmin=0, vmax=100)
+  ticks = np.arange(len(classes))
+  size = 8 if len(classes) <= 40 else 4
+  axes.set_xticks(ticks, classes, rotation=90, fontsize=size)
+  axes.set_yticks(ticks, classes, fontsize=size)
+  if len(classes) <= 20:
+    for (i, j), value in np.ndenumerate(share):
+      if value >= 0.5:
+        colour = "white" if value > 45 else "black"
+        axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
+  figure.colorbar(image, ax=axes, label="% of the true class", shrink=0.8)
+  caption = "Confusion matrix of the network: percent of each true class (row)."
+  return Plot(_svg(figure), caption, f"{caption} The largest cells are in the table beside it.")
+
+
+def _series(history: Sequence[Mapping], prefix: str) -> dict[str, list[tuple[float, float]]]:
+  series: dict[str, list[tuple[float, float]]] = {}
+  for row in history:
+    for name, value in row.items():
+      if name.startswith(prefix) and isinstance(value, int | float):
+        series.setdefault(name, []).append((row["step"], value))
+  return series
+
+
+def _means(points: list[tuple[float, float]]) -> np.ndarray:
+  """Means of consecutive runs of points, so that a long training stays a small picture: [K, 2]."""
+  parts = np.array_split(np.array(points, np.float64), min(len(points), MAX_POINTS))
+  return np.array([part.mean(0) for part in parts])
+
+
+def _stage_plot(stage: str, kind: str, series: Mapping[str, list[tuple[float, float]]]) -> Plot:
+  figure, axes = _axes("step", kind, (4.8, 3.0))
+  for i, (name, points) in enumerate(series.items()):
+    axes.plot(*_means(points).T, label=name, linewidth=1.2, **_style(i))
+  axes.legend(fontsize=8)
+  ends = "; ".join(f"{n} from {p[0][1]:.3g} to {p[-1][1]:.3g}" for n, p in series.items())
+  return Plot(_svg(figure), f"Stage {stage}: {kind}.", f"Curves of stage {stage}: {ends}.")
+
+
+@mpl.rc_context(RC)
+def training_curves(history: Sequence[Mapping]) -> list[Plot]:
+  """For each stage its losses and its scores on the images that choose.
+
+  Args:
+    history: rows {"stage", "step", name: value}, as metrics.jsonl holds them.
+
+  Returns:
+    up to two plots per stage, in the order in which the stages ran.
+  """
+  plots = []
+  for stage in dict.fromkeys(row["stage"] for row in history):
+    rows = [row for row in history if row["stage"] == stage]
+    for kind, prefix in (("training loss", "train/loss"), ("score while training", "choose/")):
+      series = _series(rows, prefix)
+      if series:
+        plots.append(_stage_plot(stage, kind, series))
+  return plots

@@ -1,0 +1,98 @@
+import cv2
+import numpy as np
+import pytest
+
+from errseg_jax.data.transforms import TrainTransform, pad_to
+from errseg_jax.errors import UserError
+
+
+def _ramp(height=60, width=80):
+  """A label that rises with x, painted into the image."""
+  label = np.tile(np.arange(width, dtype=np.uint8), (height, 1))
+  return {"image": np.repeat(label[..., None], 3, 2), "label": label, "name": "ramp"}
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.25, 2.0])
+@pytest.mark.parametrize("rotation", [0.0, 10.0])
+def test_image_and_label_stay_aligned(scale, rotation):
+  transform = TrainTransform(
+    (48, 48), scale_min=scale, scale_max=scale, rotation=rotation, photometric=0,
+    pad_value=(0, 0, 0),
+  )  # fmt: skip
+  rng = np.random.default_rng(0)
+  for _ in range(5):
+    view = transform(_ramp(), rng)
+    # Half a source pixel along the image's rim is mixed with the pad colour.
+    inside = np.zeros((48, 48), bool)
+    inside[3:-3, 3:-3] = cv2.erode((view["label"] != 255) * np.uint8(1), np.ones((7, 7)))[
+      3:-3, 3:-3
+    ]
+    difference = view["image"][..., 0].astype(float) - view["label"]
+    assert inside.sum() > 50
+    assert abs(difference[inside].mean()) < 0.3
+    assert np.abs(difference[inside]).max() < 2
+
+
+def test_a_plain_crop_is_exact():
+  transform = TrainTransform((32, 40), scale_min=1, scale_max=1, rotation=0, photometric=0)
+  view = transform(_ramp(), np.random.default_rng(0))
+  np.testing.assert_array_equal(view["image"][..., 0], view["label"])
+  assert (view["label"] < 80).all()
+
+
+def test_outside_of_the_image_is_ignored_and_has_the_pad_colour():
+  transform = TrainTransform((90, 100), scale_min=1, scale_max=1, rotation=0, photometric=0)
+  view = transform(_ramp(), np.random.default_rng(0))
+  assert (view["label"] == 255).sum() == 90 * 100 - 60 * 80
+  assert (view["image"][view["label"] == 255] == transform.pad_value).all()
+
+
+def test_every_view_has_the_crop_size():
+  transform = TrainTransform((33, 71))
+  rng = np.random.default_rng(0)
+  for size in ((20, 20), (33, 71), (120, 50)):
+    view = transform(_ramp(*size), rng)
+    assert view["image"].shape == (33, 71, 3)
+    assert view["label"].shape == (33, 71)
+    assert view["image"].dtype == view["label"].dtype == np.uint8
+
+
+def test_a_view_is_a_function_of_the_generator():
+  transform = TrainTransform((32, 32))
+  first, again, other = (transform(_ramp(), np.random.default_rng(s)) for s in (1, 1, 2))
+  np.testing.assert_array_equal(first["image"], again["image"])
+  np.testing.assert_array_equal(first["label"], again["label"])
+  assert (first["image"] != other["image"]).any()
+
+
+def test_colours_change_and_labels_do_not():
+  plain = TrainTransform((32, 32), photometric=0)(_ramp(), np.random.default_rng(3))
+  jittered = TrainTransform((32, 32), photometric=1)(_ramp(), np.random.default_rng(3))
+  np.testing.assert_array_equal(plain["label"], jittered["label"])
+  assert (plain["image"] != jittered["image"]).any()
+
+
+def test_flips_happen_only_when_asked_for():
+  rng = np.random.default_rng(0)
+  for flip, expected in ((False, {True}), (True, {True, False})):
+    transform = TrainTransform((60, 80), 1, 1, rotation=0, flip=flip, photometric=0)
+    rising = {bool(transform(_ramp(), rng)["label"][0, 0] == 0) for _ in range(20)}
+    assert rising == expected
+
+
+def test_settings_without_meaning_are_refused():
+  with pytest.raises(UserError, match="scale_min"):
+    TrainTransform((32, 32), scale_min=2.0, scale_max=1.0)
+  with pytest.raises(UserError, match="crop_size"):
+    TrainTransform((0, 32))
+
+
+def test_padding_keeps_the_sample_and_ignores_the_rest():
+  padded = pad_to(_ramp(), 64, 96)
+  np.testing.assert_array_equal(padded["label"][:60, :80], _ramp()["label"])
+  np.testing.assert_array_equal(padded["image"][:60, :80], _ramp()["image"])
+  assert (padded["label"][60:] == 255).all()
+  assert (padded["label"][:, 80:] == 255).all()
+  assert padded["name"] == "ramp"
+  with pytest.raises(ValueError, match="ramp: 80x60 does not fit"):
+    pad_to(_ramp(), 59, 96)
