@@ -11,19 +11,19 @@ Expected times and scores: README, "Results".
 
 from errseg_jax.config import default_config, stage
 
-DETAIL_STEPS, ERROR_STEPS = 400, 150
+DETAIL_STEPS, ERROR_STEPS = 600, 200
 
 
 def get_config(arg=None):
   config = default_config()
   config.data = {"name": "scenes", "num_train": 4000, "num_choose": 120, "num_val": 240, "seed": 0}
   config.splits.choose = "choose"
-  config.transform.crop_size = (128, 192)
+  config.transform.crop_size = (96, 144)
   config.transform.scale_min = 0.75
   config.transform.scale_max = 1.5
   config.transform.rotation = 5.0
   config.loader.eval_batch_size = 8
-  config.segmenter.backbone = {"name": "resnet", "depth": 18, "width": 24, "output_stride": 16}
+  config.segmenter.backbone = {"name": "resnet", "depth": 18, "width": 16, "output_stride": 16}
   config.segmenter.head = {
     "name": "deeplabv3plus",
     "features": 48,
@@ -32,13 +32,11 @@ def get_config(arg=None):
     "dropout": 0.0,
   }
   config.error_branch = {"prior": "detail", "features": 16}
-  config.detail_branch = {"residual": True, "features": (48, 32, 24)}
+  config.detail_branch = {"residual": True, "features": (48, 32, 16)}
   config.detail_loss = {"weights": "soft"}
   config.order = ("semantic", "detail", "error", "control")
-  config.stages.semantic = stage(800, 3e-3, batch_size=16, weight_decay=1e-4)
-  config.stages.detail = stage(DETAIL_STEPS, 2e-3, batch_size=16)
-  config.stages.error = stage(ERROR_STEPS, 2e-3, batch_size=16)
-  config.stages.control = stage(
-    DETAIL_STEPS + ERROR_STEPS, 1.5e-3, batch_size=16, weight_decay=1e-4
-  )
+  config.stages.semantic = stage(1500, 3e-3, batch_size=12, weight_decay=1e-4)
+  config.stages.detail = stage(DETAIL_STEPS, 2e-3, batch_size=12)
+  config.stages.error = stage(ERROR_STEPS, 2e-3, batch_size=12)
+  config.stages.control = stage(DETAIL_STEPS + ERROR_STEPS, 1.5e-3, batch_size=12, weight_decay=1e-4)
   return config

@@ -1,8 +1,8 @@
 """errseg_jax: where is a segmentation network wrong, and what is right there.
 
-    import errseg_jax as errseg
-    out = errseg.load("runs/demo").predict(image)      # uint8 [H, W, 3]
-    out.labels, out.semantic_labels, out.error_probability, out.confidence
+import errseg_jax as errseg
+out = errseg.load("runs/demo").predict(image)      # uint8 [H, W, 3]
+out.labels, out.semantic_labels, out.error_probability, out.confidence
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ from errseg_jax.models.backbones import BACKBONES
 from errseg_jax.models.detail_branch import DetailBranch
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.models.error_branch import PRIORS, ErrorBranch
-from errseg_jax.models.fusion import FUSIONS
 from errseg_jax.models.heads import HEADS
 from errseg_jax.models.layers import GATES
 from errseg_jax.models.segmenter import Segmenter
@@ -84,7 +83,7 @@ def segmenter(config: ConfigDict, num_classes: int) -> Segmenter:
   backbone_class = BACKBONES[known(backbone.pop("name"), BACKBONES, "config.segmenter.backbone.name")]
   head_class = HEADS[known(head.pop("name"), HEADS, "config.segmenter.head.name")]
   stride = backbone.get("output_stride", 16)
-  known(stride, backbone_class.output_strides(), "config.segmenter.backbone.output_stride")
+  known(stride, backbone_class.output_strides, "config.segmenter.backbone.output_stride")
   return Segmenter(
     construct(backbone_class, backbone, "segmenter.backbone", dtype=dtype),
     construct(head_class, head, "segmenter.head", dtype=dtype, num_classes=num_classes),

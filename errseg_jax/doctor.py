@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 NEEDED = (
-  "jax jaxlib flax optax orbax-checkpoint grain tensorflow-datasets ml_collections clu numpy scipy "
-  "opencv-python-headless pillow matplotlib jinja2 rich tensorboardX safetensors"
-).split()
+  *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "ml_collections"),
+  *("clu", "numpy", "scipy", "opencv-python-headless", "pillow", "matplotlib", "jinja2", "rich"),
+  *("tensorboardX", "safetensors"),
+)
 OPTIONAL = {"torch": "networks in PyTorch", "tensorboard": "to look at the event files"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
@@ -23,6 +24,7 @@ from errseg_jax.inference.evaluator import Totals
 from errseg_jax.inference.statistics import make_counter
 from errseg_jax.metrics.errors import error_scores, per_image_scores, threshold_scores
 from errseg_jax.metrics.segmentation import boundary_iou, segmentation_scores
+from errseg_jax.models.error_aware import infer
 from errseg_jax.structs import DatasetInfo
 from errseg_jax.train.progress import progress_bar
 from errseg_jax.train.sharding import make_mesh
@@ -104,7 +106,7 @@ def error_results(
   hist, hard = histograms["error"], counts["hard"]
   at = threshold_scores(hist, hard, choice.threshold)
   errors = int(hist[1].sum())
-  error = {
+  error: dict[str, Any] = {
     "threshold": choice.threshold,
     **error_scores(hist),
     **{k: at[k] for k in ("IoU", "precision", "recall", "hard_recall")},
@@ -165,12 +167,12 @@ def hardware() -> dict[str, Any]:
 
 def speed(model, variables, evaluator, source, branches: tuple[str, ...]) -> dict[str, Any]:
   """Milliseconds per image of the semantic network and of each branch on top, median of 5 batches."""
-  batch, names = next(evaluator.batches(source))
+  batch, _ = next(evaluator.batches(source))
   rows: dict[str, float] = {}
   for wanted in ((), ("error",), ("detail",)):
     if wanted and wanted[0] not in branches:
       continue
-    run = jax.jit(lambda v, image, wanted=wanted: model.apply(v, image, wanted=wanted))
+    run = jax.jit(functools.partial(infer, model, wanted=wanted))
     jax.block_until_ready(run(variables, batch.image))
     times = []
     for _ in range(5):
@@ -194,7 +196,8 @@ def write_evaluation(workdir: pathlib.Path, results: dict[str, Any], totals: Tot
   arrays = {k: v for k, v in totals.counts.items() if k.split("/")[0] in ("histogram", "confusion")}
   arrays["worst/names"] = np.array([name for _, _, name in totals.worst_first()], dtype=np.str_)
   part = workdir / "evaluation.tmp.npz"
-  np.savez_compressed(part, **{k.replace("/", "."): v for k, v in arrays.items()})
+  named: Any = {k.replace("/", "."): v for k, v in arrays.items()}
+  np.savez_compressed(part, **named)
   os.replace(part, workdir / "evaluation.npz")
   part = workdir / "results.tmp"
   part.write_text(json.dumps(results, indent=1) + "\n")

@@ -6,6 +6,7 @@ B batch, H x W image, h x w a feature map, C classes. Images are RGB, labels are
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 from flax import struct
@@ -76,8 +77,8 @@ class Outputs:
   """
 
   semantic: jax.Array
-  error: jax.Array | None = None
-  detail: jax.Array | None = None
+  error: Any = None
+  detail: Any = None
 
 
 @struct.dataclass

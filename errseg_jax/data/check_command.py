@@ -20,8 +20,8 @@ def check(config: ConfigDict, split: str) -> int:
   names = [split] if split else [s for s in (splits.train, splits.choose, splits.val) if s]
   out, problems = Console(), 0
   for name in dict.fromkeys(names):
-    with progress_bar(f"check {name}", 1) as show:
-      report = check_split(dataset, name, lambda done, total, show=show: show(done / total))
+    with progress_bar(f"check {name}", len(dataset.scan(name)[0])) as show:
+      report = check_split(dataset, name, show)
     out.print(render_table(report, dataset.info))
     for line in report.warnings:
       out.print(f"[yellow]warning[/yellow] {line}", highlight=False)

@@ -92,9 +92,7 @@ def write_png(path: Path, array: np.ndarray) -> None:
   _write(path, Image.fromarray(array))
 
 
-def write_label_png(
-  path: Path, labels: np.ndarray, palette: Sequence[tuple[int, int, int]]
-) -> None:
+def write_label_png(path: Path, labels: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> None:
   """Writes a label map as a palette PNG, atomically: viewers show colours, readers get ids.
 
   Args:

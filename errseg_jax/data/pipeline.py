@@ -78,7 +78,8 @@ def eval_batches(
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * batch_size)
   waiting: dict[tuple[int, int], list[Arrays]] = {}
   for sample in dataset.to_iter_dataset(options):
-    key = bucket(*sample["label"].shape, size_multiple)
+    height, width = sample["label"].shape
+    key = bucket(height, width, size_multiple)
     rows = waiting.setdefault(key, [])
     rows.append(sample)
     if len(rows) == batch_size:

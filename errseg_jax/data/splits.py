@@ -86,8 +86,10 @@ class Splits:
     whole = dataset.source(self.train)
     choose = self.choose_fraction if not self.choose else 0.0
     hold = self.holdout_fraction if self.error_source == "holdout" else 0.0
-    if not (0 <= choose and 0 <= hold and choose + hold <= 0.9):
-      raise UserError("splits: choose_fraction and holdout_fraction must leave a tenth of the images to train on")
+    if not (choose >= 0 and hold >= 0 and choose + hold <= 0.9):
+      raise UserError(
+        "splits: choose_fraction and holdout_fraction must leave a tenth of the images to train on"
+      )
     chosen = held_out(len(whole), choose, 0.05)
     held = np.setdiff1d(held_out(len(whole), hold, 0.05 + choose), chosen)
     rest = np.setdiff1d(np.arange(len(whole)), np.concatenate([chosen, held]))

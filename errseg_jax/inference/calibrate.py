@@ -32,4 +32,3 @@ def fit_platt(hist: np.ndarray) -> tuple[float, float]:
     loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=[(0.01, 100.0), (-50.0, 50.0)]
   )
   return float(found.x[0]), float(found.x[1])
-

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,14 +77,10 @@ def calibrated(error: jax.Array, choice: dict[str, jax.Array]) -> jax.Array:
   return choice["scale"] * error + choice["offset"]
 
 
-def fused_probabilities(
-  outputs: Outputs, fusion: str, choice: dict[str, jax.Array]
-) -> jax.Array:
+def fused_probabilities(outputs: Outputs, fusion: str, choice: dict[str, jax.Array]) -> jax.Array:
   """P_f [B, H, W, C] of a forward pass under a choice."""
   if fusion == "semantic" or outputs.detail is None:
     return jax.nn.softmax(outputs.semantic)
   error = outputs.error if fusion == "gate" else calibrated(outputs.error, choice)
-  share = detail_share(
-    outputs.semantic, outputs.detail, error, fusion, choice["threshold"], choice["gate"]
-  )
+  share = detail_share(outputs.semantic, outputs.detail, error, fusion, choice["threshold"], choice["gate"])
   return fuse(outputs.semantic, outputs.detail, share)

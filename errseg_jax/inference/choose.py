@@ -53,9 +53,7 @@ def fit_gate(samples: dict[str, np.ndarray]) -> tuple[float, ...]:
   return tuple(float(w) for w in found.x)
 
 
-def collect(
-  evaluator: Evaluator, model: ErrorAware, variables: Any, source: Any
-) -> dict[str, np.ndarray]:
+def collect(evaluator: Evaluator, model: ErrorAware, variables: Any, source: Any) -> dict[str, np.ndarray]:
   """Gate samples of a source, at most MAX_SAMPLES pixels however many images."""
   sample, parts = make_sampler(model, every=8), []
   per_image = max(1, MAX_SAMPLES // len(source))
@@ -94,8 +92,7 @@ def choose(
   parts = halves(source)
   raw_counter = make_counter(model, wanted=("error",))
   raw = [
-    evaluator.run(raw_counter, variables, part, Choice()).counts["histogram/error_raw"]
-    for part in parts
+    evaluator.run(raw_counter, variables, part, Choice()).counts["histogram/error_raw"] for part in parts
   ]
   gates: list[tuple[float, ...]] = [(), ()]
   final_gate: tuple[float, ...] = ()
@@ -103,10 +100,8 @@ def choose(
     samples = [collect(evaluator, model, variables, part) for part in parts]
     gates = [fit_gate(s) for s in samples]
     final_gate = fit_gate({k: np.concatenate([s[k] for s in samples]) for k in samples[0]})
-  platts = [fit_platt(h) if calibrate else (1.0, 0.0) for h in (*raw, sum(raw))]
-  counter = make_counter(
-    model, wanted=("error", "detail"), fusions=fusions, thresholds=thresholds
-  )
+  platts = [fit_platt(h) if calibrate else (1.0, 0.0) for h in (*raw, raw[0] + raw[1])]
+  counter = make_counter(model, wanted=("error", "detail"), fusions=fusions, thresholds=thresholds)
   counts: dict[str, Any] = {}
   for part, (scale, offset), gate in zip(parts, platts[1::-1], gates[::-1], strict=True):
     fold = Choice(scale=scale, offset=offset, gate=gate)
@@ -117,7 +112,7 @@ def choose(
   fusion, _, t = best.partition("@")
   scale, offset = platts[2]
   calibration = {
-    "before": error_scores(sum(raw))["ECE"],
+    "before": error_scores(raw[0] + raw[1])["ECE"],
     "after": error_scores(counts["histogram/error"])["ECE"],
   }
   threshold = float(t) if t else 0.5

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from errseg_jax import build
 from errseg_jax.data.pipeline import bucket
 from errseg_jax.inference.choice import Choice, calibrated, fused_probabilities
-from errseg_jax.models.error_aware import ErrorAware
+from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.structs import DatasetInfo, Outputs, Prediction
 
 
@@ -52,7 +52,7 @@ class TrainedNetwork:
   @functools.cached_property
   def _forward(self):
     def forward(variables, image, choice):
-      return to_prediction(self.model.apply(variables, image), self.choice.fusion, choice)
+      return to_prediction(infer(self.model, variables, image), self.choice.fusion, choice)
 
     return jax.jit(forward)
 

@@ -53,20 +53,16 @@ def overlay(image: np.ndarray, error_probability: np.ndarray) -> np.ndarray:
   return (grey * (1 - share) + ERROR_COLOUR * share).round().astype(np.uint8)
 
 
-def write_outputs(
-  output: pathlib.Path, name: str, image: np.ndarray, out: Prediction, palette
-) -> None:
+def write_outputs(output: pathlib.Path, name: str, image: np.ndarray, out: Prediction, palette) -> None:
   """NAME_{labels,corrected,error,overlay}.png."""
-  write_label_png(output / f"{name}_labels.png", out.semantic_labels, palette)
-  write_label_png(output / f"{name}_corrected.png", out.labels, palette)
+  write_label_png(output / f"{name}_labels.png", np.asarray(out.semantic_labels), palette)
+  write_label_png(output / f"{name}_corrected.png", np.asarray(out.labels), palette)
   probability = np.asarray(out.error_probability)
   write_png(output / f"{name}_error.png", np.round(255 * probability).astype(np.uint8))
   write_png(output / f"{name}_overlay.png", overlay(image, probability))
 
 
-def predict(
-  workdir: pathlib.Path, paths: Sequence[pathlib.Path], output: pathlib.Path
-) -> pathlib.Path:
+def predict(workdir: pathlib.Path, paths: Sequence[pathlib.Path], output: pathlib.Path) -> pathlib.Path:
   """Predicts images and folders.
 
   Args:
@@ -84,7 +80,7 @@ def predict(
   images = find_images(paths, output)
   network = load(workdir)
   output.mkdir(parents=True, exist_ok=True)
-  rows = []
+  rows: list[tuple] = []
   with progress_bar("predict", len(images)) as show:
     for done, (name, path) in enumerate(images.items(), 1):
       image = read_image(path)
@@ -94,11 +90,12 @@ def predict(
       flagged = 100 * float(np.mean(out.error_probability > network.choice.threshold))
       rows.append((str(path), f"{expected:.2f}", f"{flagged:.2f}", *image.shape[:2]))
       show(done)
+  rows.sort(key=lambda row: float(row[1]))
   table = output / "predictions.csv"
   part = table.with_suffix(".tmp")
   with part.open("w", newline="") as file:
     writer = csv.writer(file)
     writer.writerow(COLUMNS)
-    writer.writerows(sorted(rows, key=lambda row: float(row[1])))
+    writer.writerows(rows)
   os.replace(part, table)
   return table

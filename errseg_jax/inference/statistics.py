@@ -12,7 +12,7 @@ from errseg_jax.inference.choice import calibrated, fused_probabilities
 from errseg_jax.losses import error_target, pixel_cross_entropy
 from errseg_jax.metrics.errors import baseline_logits, error_histogram, hard_histogram
 from errseg_jax.metrics.segmentation import boundary_counts, boundary_radius, confusion_matrix
-from errseg_jax.models.error_aware import ErrorAware
+from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.models.error_branch import disbelief_logit
 from errseg_jax.models.fusion import gate_features
 from errseg_jax.structs import IGNORE, Batch, Outputs
@@ -42,7 +42,7 @@ def threshold_counts(
   """
   num_classes = outputs.semantic.shape[-1]
   p = jax.nn.sigmoid(calibrated(outputs.error, choice))
-  passed = (p[..., None] > jnp.array(thresholds, p.dtype)).sum(-1)
+  passed = sum((p > t).astype(jnp.int32) for t in thresholds)
   cell = jnp.where(label == IGNORE, 0, label).astype(jnp.int32) + num_classes * passed
   length = (len(thresholds) + 1) * num_classes**2
   tables = []
@@ -107,7 +107,7 @@ def make_counter(
 
   @jax.jit
   def count(variables, batch: Batch, choice):
-    outputs = model.apply(variables, batch.image, wanted=wanted)
+    outputs = infer(model, variables, batch.image, wanted)
     label = batch.label
     counts = label_counts(outputs, label, fusions, choice) | error_counts(outputs, label, choice)
     if thresholds and outputs.error is not None and outputs.detail is not None:
@@ -132,7 +132,7 @@ def make_sampler(model: ErrorAware, every: int) -> Callable[[Any, Batch], Counts
 
   @jax.jit
   def sample(variables, batch: Batch):
-    outputs = model.apply(variables, batch.image)
+    outputs = infer(model, variables, batch.image)
     outputs = jax.tree.map(lambda x: x[:, ::every, ::every], outputs)
     label = batch.label[:, ::every, ::every]
     values = {

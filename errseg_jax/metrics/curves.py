@@ -56,9 +56,7 @@ def risk_coverage_curve(hist: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return 100 * coverage[keep], 100 * (errors_kept / kept)[keep]
 
 
-def reliability_curve(
-  hist: np.ndarray, num_bins: int = 15
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def reliability_curve(hist: np.ndarray, num_bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Predicted probability of error against its frequency.
 
   Args:

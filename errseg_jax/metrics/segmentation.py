@@ -48,9 +48,7 @@ def _window_max(x: jax.Array, radius: int, axis: int, fill: int) -> jax.Array:
   while size < width:
     step = min(size, width - size)
     length = x.shape[axis] - step
-    x = jnp.maximum(
-      lax.slice_in_dim(x, 0, length, axis=axis), lax.slice_in_dim(x, step, None, axis=axis)
-    )
+    x = jnp.maximum(lax.slice_in_dim(x, 0, length, axis=axis), lax.slice_in_dim(x, step, None, axis=axis))
     size += step
   return x
 
@@ -67,9 +65,7 @@ def _in_band(label_map: jax.Array, valid: jax.Array, radius: int) -> jax.Array:
   return valid & ((highest != label_map) | (lowest != label_map))
 
 
-def boundary_counts(
-  labels: jax.Array, predictions: jax.Array, num_classes: int, radius: int
-) -> jax.Array:
+def boundary_counts(labels: jax.Array, predictions: jax.Array, num_classes: int, radius: int) -> jax.Array:
   """Intersection and union of the inner boundary bands of each class.
 
   The band of class c is the pixels of c with a pixel of another class within `radius` (square
@@ -147,9 +143,7 @@ def boundary_iou(counts: np.ndarray, classes: Sequence[str]) -> dict:
   return {"mBIoU": _mean(values), "BIoU": _by_class(values, classes)}
 
 
-def top_confusions(
-  confusion: np.ndarray, classes: Sequence[str], k: int
-) -> list[tuple[str, str, float]]:
+def top_confusions(confusion: np.ndarray, classes: Sequence[str], k: int) -> list[tuple[str, str, float]]:
   """The k largest off-diagonal cells as (truth, predicted, percent of the truth's pixels)."""
   confusion = np.asarray(confusion, np.int64)
   share = np.nan_to_num(_ratio(confusion, confusion.sum(1, keepdims=True)))

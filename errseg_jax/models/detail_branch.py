@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from errseg_jax.models.layers import GAU, Conv, ConvGNReLU, param_dtype, resize
+from errseg_jax.models.layers import GAU, ConvGNReLU, param_dtype, resize
 from errseg_jax.structs import Features
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -49,3 +50,11 @@ class ErrorAware(nn.Module):
     if "error" in wanted:
       error = self.error(image, features, semantic, detail, "error" in train)
     return Outputs(semantic, error, detail)
+
+
+def infer(
+  model: ErrorAware, variables: Any, image: jax.Array, wanted: Collection[str] = ("error", "detail")
+) -> Outputs:
+  """The forward pass with every group at rest."""
+  outputs: Any = model.apply(variables, image, wanted=wanted)
+  return outputs

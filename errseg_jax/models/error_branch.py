@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from errseg_jax.models.layers import GAU, Conv, ConvGNReLU, param_dtype, resize
+from errseg_jax.models.layers import GAU, ConvGNReLU, param_dtype, resize
 from errseg_jax.structs import Features
 
 PRIORS = ("none", "msp", "detail")
@@ -15,7 +15,7 @@ PRIORS = ("none", "msp", "detail")
 def max_probability_logit(logits: jax.Array) -> jax.Array:
   """logit(1 - max softmax), [..., C] -> [...], as logsumexp(other logits) - max logit; clipped to +-20."""
   top = logits.max(-1, keepdims=True)
-  others = jnp.where(jnp.arange(logits.shape[-1]) == logits.argmax(-1)[..., None], -jnp.inf, logits)
+  others = jnp.where(jax.nn.one_hot(logits.argmax(-1), logits.shape[-1], dtype=bool), -jnp.inf, logits)
   return jnp.clip(jax.nn.logsumexp(others, -1) - top[..., 0], -20.0, 20.0)
 
 
@@ -27,7 +27,7 @@ def disbelief_logit(detail_logits: jax.Array, labels: jax.Array) -> jax.Array:
     labels: integers [...], here the frozen network's labels.
   """
   own = jnp.take_along_axis(detail_logits, labels[..., None], -1)
-  others = jnp.where(jnp.arange(detail_logits.shape[-1]) == labels[..., None], -jnp.inf, detail_logits)
+  others = jnp.where(jax.nn.one_hot(labels, detail_logits.shape[-1], dtype=bool), -jnp.inf, detail_logits)
   return jnp.clip(jax.nn.logsumexp(others, -1) - own[..., 0], -20.0, 20.0)
 
 

@@ -56,7 +56,7 @@ def detail_share(
   if fusion == "soft":
     return jax.nn.sigmoid(error)
   if fusion == "gate":
-    return jax.nn.sigmoid(gate_features(semantic, detail, error) @ gate)
+    return jax.nn.sigmoid(gate_features(semantic, detail, error) @ jnp.asarray(gate))
   raise ValueError(f"unknown fusion {fusion!r}; known: {', '.join(FUSIONS)}")
 
 

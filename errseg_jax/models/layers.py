@@ -74,7 +74,8 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: i
     height, width = x.shape[1:3]
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     taps = [
-      x[:, i * dilation : i * dilation + height, j * dilation : j * dilation + width] * kernel[i, j, 0]
+      x[:, i * dilation : i * dilation + height, j * dilation : j * dilation + width]
+      * kernel[i : i + 1, j : j + 1]
       for i in range(k)
       for j in range(k)
     ]
@@ -101,9 +102,7 @@ def max_pool(x: jax.Array, stride: int, symmetric: bool = False) -> jax.Array:
   def shifted(x):
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
     spans = [(m - 1) * stride + 1 for m in out]
-    taps = [
-      x[:, i : i + spans[0] : stride, j : j + spans[1] : stride] for i in range(3) for j in range(3)
-    ]
+    taps = [x[:, i : i + spans[0] : stride, j : j + spans[1] : stride] for i in range(3) for j in range(3)]
     return functools.reduce(jnp.maximum, taps)
 
   return jax.lax.platform_dependent(x, cpu=shifted, default=native)
@@ -179,7 +178,8 @@ class BatchNorm(nn.Module):
     var = self.variable("batch_stats", "var", jnp.ones, (features,), kind)
     if not train:
       gain = scale * jax.lax.rsqrt(var.value + self.epsilon)
-      return (x * gain + (bias - mean.value * gain)).astype(self.dtype)
+      offset = bias - mean.value * gain
+      return (x * gain.reshape(1, 1, 1, -1) + offset.reshape(1, 1, 1, -1)).astype(self.dtype)
     groups = x.shape[0] // (self.group_size or x.shape[0])
     grouped = at_least_float32(x).reshape(groups, -1, *x.shape[1:])
     group_mean = grouped.mean((1, 2, 3), keepdims=True)
@@ -187,8 +187,8 @@ class BatchNorm(nn.Module):
     if not self.is_initializing():
       mean.value = self.momentum * mean.value + (1 - self.momentum) * group_mean.mean((0, 1, 2, 3))
       var.value = self.momentum * var.value + (1 - self.momentum) * group_var.mean((0, 1, 2, 3))
-    normal = (grouped - group_mean) * jax.lax.rsqrt(group_var + self.epsilon) * scale + bias
-    return normal.reshape(x.shape).astype(self.dtype)
+    normal = ((grouped - group_mean) * jax.lax.rsqrt(group_var + self.epsilon)).reshape(x.shape)
+    return (normal * scale.reshape(1, 1, 1, -1) + bias.reshape(1, 1, 1, -1)).astype(self.dtype)
 
 
 class GroupNorm(nn.Module):
@@ -238,9 +238,7 @@ class ConvBNReLU(nn.Module):
       x = BatchNorm(group_size=self.bn_group_size, dtype=self.dtype, name="depthwise_bn")(x, train)
       x = Conv(self.features, 1, dtype=self.dtype, name="pointwise")(nn.relu(x))
     else:
-      x = Conv(
-        self.features, self.kernel_size, self.stride, self.dilation, dtype=self.dtype, name="conv"
-      )(x)
+      x = Conv(self.features, self.kernel_size, self.stride, self.dilation, dtype=self.dtype, name="conv")(x)
     return nn.relu(BatchNorm(group_size=self.bn_group_size, dtype=self.dtype, name="bn")(x, train))
 
 
@@ -280,8 +278,6 @@ class GAU(nn.Module):
     """[B, h, w, Cl], [B, h', w', Ch] -> [B, h, w, features]."""
     low = ConvGNReLU(self.features, 3, dtype=self.dtype, name="low")(low)
     pooled = at_least_float32(high).mean((1, 2), keepdims=True)
-    gate = GATES[self.gate](
-      Conv(self.features, 1, use_bias=True, dtype=self.dtype, name="gate")(pooled)
-    )
+    gate = GATES[self.gate](Conv(self.features, 1, use_bias=True, dtype=self.dtype, name="gate")(pooled))
     high = Conv(self.features, 1, use_bias=True, dtype=self.dtype, name="high")(high)
     return resize(high, low.shape[1:3]) + low * gate

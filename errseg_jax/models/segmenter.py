@@ -32,6 +32,7 @@ class Segmenter(nn.Module):
   def __call__(self, image: jax.Array, train: bool = False) -> Features:
     """[B, H, W, 3] uint8 RGB -> Features."""
     kind = param_dtype(self.dtype)
-    x = (image.astype(kind) - jnp.array(self.mean, kind)) / jnp.array(self.std, kind)
+    mean, std = (jnp.array(v, kind).reshape(1, 1, 1, 3) for v in (self.mean, self.std))
+    x = (image.astype(kind) - mean) / std
     x = x[..., ::-1] if self.channels == "bgr" else x
     return self.head(self.backbone(x.astype(self.dtype), train), train)

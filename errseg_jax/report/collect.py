@@ -31,9 +31,7 @@ def report(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
     raise UserError(
       f"{workdir}/evaluation.npz is missing or damaged: run `errseg evaluate --workdir={workdir}` first"
     ) from None
-  histograms = {
-    k.removeprefix("histogram."): v for k, v in arrays.items() if k.startswith("histogram.")
-  }
+  histograms = {k.removeprefix("histogram."): v for k, v in arrays.items() if k.startswith("histogram.")}
   histograms.pop("error_raw", None)
   curves = {
     "histograms": histograms,
@@ -45,9 +43,7 @@ def report(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
   gallery = make_gallery(network, source, [str(n) for n in arrays["worst.names"]])
   path = workdir / "report.html"
   history = read_metrics(workdir / "metrics.jsonl")
-  write_report(
-    path, results, history, curves, gallery, network.info, json.loads(config.to_json())
-  )
+  write_report(path, results, history, curves, gallery, network.info, json.loads(config.to_json()))
   return path
 
 

@@ -177,9 +177,7 @@ def error_score_table(error: Mapping) -> Table:
     )
     rows.append((Cell(ERROR_SCORES.get(key, key)), *cells))
   heads = (f"{n} {'↑' if up else '↓'}" for n, up in HIGHER_IS_BETTER.items())
-  caption = (
-    "Percent, all labelled pixels pooled; ↑ higher is better, ↓ lower is better, bold: best."
-  )
+  caption = "Percent, all labelled pixels pooled; ↑ higher is better, ↓ lower is better, bold: best."
   return Table(caption, ("score", *heads), tuple(rows))
 
 
@@ -213,9 +211,7 @@ def threshold_table(results: Mapping) -> Table:
   return Table(caption, ("t", "error IoU", "hard recall", "mIoU"), tuple(rows))
 
 
-def confusion_table(
-  semantic: np.ndarray, fused: np.ndarray, classes: Sequence[str], k: int = 10
-) -> Table:
+def confusion_table(semantic: np.ndarray, fused: np.ndarray, classes: Sequence[str], k: int = 10) -> Table:
   """The most confused pairs of the network, and what correction makes of them."""
   index = {name: i for i, name in enumerate(classes)}
   rows = []

@@ -33,9 +33,7 @@ class StageCheckpoints:
 
   def __init__(self, workdir: pathlib.Path, stage: str, steps: int, select: str):
     policies = checkpoint_managers.preservation_policy
-    best = policies.BestN(
-      get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False, reverse=False
-    )
+    best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False, reverse=False)
     keep = policies.AnyPreservationPolicy([policies.LatestN(1), best])
     options = ocp.CheckpointManagerOptions(
       preservation_policy=keep, best_fn=_score, best_mode="max", enable_async_checkpointing=True

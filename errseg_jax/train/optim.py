@@ -13,9 +13,7 @@ from errseg_jax.build import known
 from errseg_jax.errors import UserError
 
 
-def poly_schedule(
-  learning_rate: float, steps: int, power: float, warmup_steps: int = 0
-) -> optax.Schedule:
+def poly_schedule(learning_rate: float, steps: int, power: float, warmup_steps: int = 0) -> optax.Schedule:
   """learning_rate * (1 - step / steps)^power, after a linear warm-up."""
   poly = optax.polynomial_schedule(learning_rate, 0.0, power, steps - warmup_steps)
   if not warmup_steps:

@@ -81,9 +81,9 @@ def plan(config: ConfigDict) -> list[Stage]:
 
 def _check_prior(config: ConfigDict, order: list[str]) -> None:
   prior = config.error_branch.get("prior", "none")
-  if prior == "detail" and "error" in order:
-    if "detail" not in order or order.index("detail") > order.index("error"):
-      raise UserError(
-        "config.error_branch.prior='detail' needs the detail stage before the error stage: "
-        "config.order=('semantic', 'detail', 'error')"
-      )
+  late = "detail" not in order or order.index("detail") > order.index("error") if "error" in order else False
+  if prior == "detail" and late:
+    raise UserError(
+      "config.error_branch.prior='detail' needs the detail stage before the error stage: "
+      "config.order=('semantic', 'detail', 'error')"
+    )

@@ -52,6 +52,4 @@ def split(variables: Variables, groups: Collection[str]) -> tuple[Variables, Var
 
 def merge(frozen: Variables, trained: Variables) -> Variables:
   """The whole of two disjoint parts; `trained` wins where both have a group."""
-  return {
-    c: {**frozen.get(c, {}), **trained.get(c, {})} for c in sorted({*frozen, *trained})
-  }
+  return {c: {**frozen.get(c, {}), **trained.get(c, {})} for c in sorted({*frozen, *trained})}

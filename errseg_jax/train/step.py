@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 
 from errseg_jax.models.error_aware import ErrorAware
+from errseg_jax.structs import Batch
 from errseg_jax.train.stages import Stage
 from errseg_jax.train.state import TrainState, Variables, merge
-from errseg_jax.structs import Batch
 
 Step = Callable[[TrainState, Variables, Batch], tuple[TrainState, dict[str, jax.Array]]]
 

@@ -17,6 +17,7 @@ from errseg_jax.inference.choose import candidate_scores, choose
 from errseg_jax.inference.evaluator import Evaluator
 from errseg_jax.inference.statistics import make_counter
 from errseg_jax.metrics.errors import error_scores
+from errseg_jax.models.fusion import FUSIONS
 from errseg_jax.train.checkpoints import StageCheckpoints
 from errseg_jax.train.initialise import initial_variables
 from errseg_jax.train.loop import Loop, StopSignal
@@ -76,9 +77,9 @@ class Trainer:
       fresh = fresh or trained
       variables = variables if stage.aside else merge(variables, result)
       offset += stage.steps
-    if {"error", "detail"} <= {stage.name for stage in self.stages}:
-      if fresh or not (self.workdir / "choice.json").exists():
-        self.choose(variables).save(self.workdir)
+    branches = {"error", "detail"} <= {stage.name for stage in self.stages}
+    if branches and (fresh or not (self.workdir / "choice.json").exists()):
+      self.choose(variables).save(self.workdir)
     writer.close()
 
   def run_stage(
@@ -169,7 +170,7 @@ class Trainer:
       variables,
       self.sources["choose"],
       calibrate=section.calibrate,
-      fusions=[build.known(f, build.FUSIONS, "config.choose.fusions") for f in section.fusions],
+      fusions=[build.known(f, FUSIONS, "config.choose.fusions") for f in section.fusions],
       thresholds=tuple(section.thresholds),
       on=f"{count} images ({where})",
     )
@@ -199,9 +200,7 @@ def trained_variables(config: ConfigDict, workdir: pathlib.Path, model: Any) -> 
   return variables
 
 
-def stage_result(
-  config: ConfigDict, workdir: pathlib.Path, stage: Stage, variables: Variables
-) -> Variables:
+def stage_result(config: ConfigDict, workdir: pathlib.Path, stage: Stage, variables: Variables) -> Variables:
   """What one stage of a run handed on."""
   checkpoints = StageCheckpoints(workdir, stage.name, stage.steps, config.train.select)
   try:

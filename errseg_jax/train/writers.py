@@ -36,8 +36,7 @@ def cut_metrics(path: pathlib.Path, order: Sequence[str], stage: str, step: int)
   rows = [
     row
     for row in read_metrics(path)
-    if row["stage"] in order
-    and (order.index(row["stage"]), row["step"]) <= (place, step)
+    if row["stage"] in order and (order.index(row["stage"]), row["step"]) <= (place, step)
   ]
   whole = path.with_suffix(".tmp")
   whole.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -170,8 +170,7 @@ def frozen_label_map(label_map: LabelMap, num_classes: int) -> tuple[tuple[int, 
       raise UserError(f"label_map: {value} is not a label value; keys must be in 0..255")
     if train_id != IGNORE and not 0 <= train_id < num_classes:
       raise UserError(
-        f"label_map: {value} maps to {train_id}, which is neither a class (0..{num_classes - 1}) "
-        "nor 255"
+        f"label_map: {value} maps to {train_id}, which is neither a class (0..{num_classes - 1}) nor 255"
       )
   return pairs
 
@@ -192,9 +191,7 @@ def named_classes(name: str, num_classes: int, class_names: Iterable[str]) -> Da
   if count <= 0:
     raise UserError("data.num_classes is missing; set it, or list data.class_names")
   if names and len(names) != count:
-    raise UserError(
-      f"data.num_classes is {count} but data.class_names lists {len(names)}; make them agree"
-    )
+    raise UserError(f"data.num_classes is {count} but data.class_names lists {len(names)}; make them agree")
   if count > IGNORE:
     raise UserError(
       f"data.num_classes is {count}; labels are 8-bit and 255 is ignore, so at most 255 classes fit"

@@ -59,9 +59,7 @@ class Folders(Dataset):
     return source, tuple(problems)
 
 
-def _by_stem(
-  folder: pathlib.Path, suffixes: tuple[str, ...]
-) -> tuple[dict[str, pathlib.Path], list[str]]:
+def _by_stem(folder: pathlib.Path, suffixes: tuple[str, ...]) -> tuple[dict[str, pathlib.Path], list[str]]:
   """The folder's files by stem, and a problem per stem that occurs twice.
 
   Raises:

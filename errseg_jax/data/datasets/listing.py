@@ -56,6 +56,5 @@ def _names(images: list[pathlib.Path]) -> list[str]:
   """File stems; where two images share one, with their folders in front."""
   counts = collections.Counter(image.stem for image in images)
   return [
-    image.stem if counts[image.stem] == 1 else "_".join(image.with_suffix("").parts[-3:])
-    for image in images
+    image.stem if counts[image.stem] == 1 else "_".join(image.with_suffix("").parts[-3:]) for image in images
   ]

@@ -87,9 +87,7 @@ def car(place: Place, rng: Rng) -> list[Part]:
   body, glass = place.colour(draw_colour(rng, "paint")), place.colour(draw_colour(rng, "glass"))
   if rng.random() < 0.5:
     half, roof = 0.9, rng.uniform(1.35, 1.75)
-    hull = place(
-      (-half, 0.25), (half, 0.25), (half, 0.95), (0.7, roof), (-0.7, roof), (-half, 0.95)
-    )
+    hull = place((-half, 0.25), (half, 0.25), (half, 0.95), (0.7, roof), (-0.7, roof), (-half, 0.95))
     window = place((-0.75, 0.95), (0.75, 0.95), (0.62, roof - 0.1), (-0.62, roof - 0.1))
     wheels = [place.box(-half, 0.0, -0.6, 0.3), place.box(0.6, 0.0, half, 0.3)]
   else:
@@ -147,10 +145,7 @@ def bus(place: Place, rng: Rng) -> list[Part]:
   glass = place.colour(draw_colour(rng, "glass"))
   edges = np.linspace(-half + 0.15, half - 0.15, 7 if side_on else 2)
   low = bottom + 0.45 * (top - bottom)
-  panes = [
-    place.box(left + 0.06, low, right - 0.06, top - 0.35)
-    for left, right in itertools.pairwise(edges)
-  ]
+  panes = [place.box(left + 0.06, low, right - 0.06, top - 0.35) for left, right in itertools.pairwise(edges)]
   return [_shadow(place, half), _wheels(place, BUS, half), hull, Part(UNLABELLED, panes, glass)]
 
 
@@ -254,9 +249,7 @@ def facade(camera: Camera, x: float, near: float, far: float, rng: Rng) -> list[
   depth = near + (np.arange(min(columns, 8)) + 0.25)[:, None, None] * (far - near) / columns
   pane = (far - near) / columns * rng.uniform(0.3, 0.55)
   up = np.arange(1.2, top - 1.2, rng.uniform(2.4, 3.2))[None, :, None]
-  corners = camera.project(
-    x, up + np.array([0, 0, 1.4, 1.4]), depth + pane * np.array([0, 1, 1, 0])
-  )
+  corners = camera.project(x, up + np.array([0, 0, 1.4, 1.4]), depth + pane * np.array([0, 1, 1, 0]))
   panes = list(corners.reshape(-1, 4, 2))
   glass = camera.faded(draw_colour(rng, "glass") * rng.uniform(0.8, 2.2), near)
   return [front, Part(UNLABELLED, panes, glass)] if panes else [front]

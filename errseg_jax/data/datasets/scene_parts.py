@@ -95,9 +95,7 @@ class Camera:
   def strip(self, left: float, right: float, near: float = 1.2, far: float = 150.0) -> np.ndarray:
     """Polygon of the ground between two lines along the street."""
     depth = np.geomspace(near, far, 10)
-    return np.concatenate(
-      [self.project(left, 0.0, depth), self.project(right, 0.0, depth)[::-1]], axis=0
-    )
+    return np.concatenate([self.project(left, 0.0, depth), self.project(right, 0.0, depth)[::-1]], axis=0)
 
   def faded(self, colour: Colour, depth: float) -> Colour:
     keep = np.exp(-depth / self.visibility)

@@ -35,10 +35,7 @@ def _textures(height: int, width: int) -> dict[str, np.ndarray]:
     "ripples": cv2.blur(noise(0.006), (max(height // 12, 1), 1)) * 2 + 0.4 * noise(0.1),
     "noise": noise(0.0),
   }
-  return {
-    name: np.clip(128 + 48 * _unit(field), 0, 255).astype(np.uint8)
-    for name, field in fields.items()
-  }
+  return {name: np.clip(128 + 48 * _unit(field), 0, 255).astype(np.uint8) for name, field in fields.items()}
 
 
 def _unit(field: np.ndarray) -> np.ndarray:
@@ -89,9 +86,7 @@ def _paint_label(label: np.ndarray, part: Part, points: list[np.ndarray]) -> Non
     cv2.polylines(label, points, True, IGNORE, max(1, height // 120), cv2.LINE_8, _SHIFT)
 
 
-def _paint_image(
-  image: np.ndarray, part: Part, points: list[np.ndarray], rng: np.random.Generator
-) -> None:
+def _paint_image(image: np.ndarray, part: Part, points: list[np.ndarray], rng: np.random.Generator) -> None:
   height = image.shape[0]
   # A stroke thinner than a pixel covers only a share of it.
   alpha = part.alpha * (min(1.0, part.width * height) if part.width > 0 else 1.0)
@@ -116,9 +111,7 @@ def _paint_image(
   window[:] = cv2.blendLinear(fill, window, weight, 1 - weight)
 
 
-def _fill(
-  part: Part, size: tuple[int, int], image: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def _fill(part: Part, size: tuple[int, int], image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   """uint8 [*size, 3]: the part's colour with its texture on top."""
   if not part.texture:
     return np.full((*size, 3), part.colour, np.uint8)
@@ -134,9 +127,7 @@ def degrade(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   light = cv2.resize(light, size[::-1])
   strength, exposure = rng.uniform(0.05, 0.4), rng.uniform(0.65, 1.4)
   cast = exposure * np.exp(rng.normal(0, 0.08, 3))
-  field = cv2.transform(
-    light, np.column_stack([100 * strength * cast / 128, 100 * cast * (1 - strength)])
-  )
+  field = cv2.transform(light, np.column_stack([100 * strength * cast / 128, 100 * cast * (1 - strength)]))
   image = cv2.multiply(image, field, scale=0.01)
   grey = rng.uniform(0.0, 0.6)
   mix = (1 - grey) * np.eye(3) + grey / 3

@@ -6,10 +6,12 @@ gives low = ([B,256,256,64], [B,128,128,256], [B,64,64,512]), strides (2, 4, 8),
 A new backbone is a file, a line in BACKBONES, and a test that calls `tests/models/test_backbones.py`'s checker.
 """
 
+from typing import Any
+
 from errseg_jax.models.backbones.endpoints import Endpoints
 from errseg_jax.models.backbones.resnet import ResNet
 from errseg_jax.models.backbones.squeezenet import SqueezeNet
 
-BACKBONES = {"resnet": ResNet, "squeezenet": SqueezeNet}
+BACKBONES: dict[str, Any] = {"resnet": ResNet, "squeezenet": SqueezeNet}
 
 __all__ = ["BACKBONES", "Endpoints", "ResNet", "SqueezeNet"]

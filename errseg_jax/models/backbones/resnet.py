@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
 from flax import linen as nn
 
@@ -76,10 +77,7 @@ class ResNet(nn.Module):
   deep_stem: bool = False
   bn_group_size: int = 0
   dtype: str = "float32"
-
-  @staticmethod
-  def output_strides() -> tuple[int, ...]:
-    return (8, 16, 32)
+  output_strides: ClassVar[tuple[int, ...]] = (8, 16, 32)
 
   def stem(self, x, train: bool):
     unit = partial(ConvBNReLU, bn_group_size=self.bn_group_size, dtype=self.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -41,10 +43,7 @@ class SqueezeNet(nn.Module):
 
   output_stride: int = 16
   dtype: str = "float32"
-
-  @staticmethod
-  def output_strides() -> tuple[int, ...]:
-    return (8, 16)
+  output_strides: ClassVar[tuple[int, ...]] = (8, 16)
 
   @nn.compact
   def __call__(self, x, train: bool):

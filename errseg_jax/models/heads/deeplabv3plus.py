@@ -38,9 +38,7 @@ class ASPP(nn.Module):
       parts.append(aspp(x, train))
     pooled = at_least_float32(x).mean((1, 2), keepdims=True).astype(self.dtype)
     # No batch normalisation on a 1x1 map: with one image in a group its variance is zero.
-    pooled = nn.relu(
-      Conv(self.features, 1, use_bias=True, dtype=self.dtype, name="image_pooling")(pooled)
-    )
+    pooled = nn.relu(Conv(self.features, 1, use_bias=True, dtype=self.dtype, name="image_pooling")(pooled))
     parts.append(jnp.broadcast_to(pooled, parts[0].shape))
     x = unit(self.features, 1, name="projection")(jnp.concatenate(parts, -1), train)
     return nn.Dropout(self.dropout, broadcast_dims=(1, 2))(x, deterministic=not train)

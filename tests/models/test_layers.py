@@ -1,0 +1,174 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from errseg_jax.models import layers
+
+
+def image(*shape, seed=0):
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+@pytest.mark.parametrize(
+  ("row", "size", "align_corners", "want"),
+  [
+    # Half-pixel: output pixel i looks at (i + 0.5) / 2 - 0.5 = -0.25, 0.25, 0.75, 1.25, clamped.
+    ([0, 4], 4, False, [0, 1, 3, 4]),
+    ([0, 4], 4, True, [0, 4 / 3, 8 / 3, 4]),
+    ([0, 4, 8], 5, True, [0, 2, 4, 6, 8]),
+    # No antialiasing: centres 0.5 and 2.5 of four pixels.
+    ([0, 4, 100, 8], 2, False, [2, 54]),
+    ([0, 4, 100, 8], 2, True, [0, 8]),
+    ([3, 5], 1, True, [3]),
+    ([7], 3, True, [7, 7, 7]),
+  ],
+)
+@pytest.mark.parametrize("axis", [1, 2])
+def test_resize_in_one_dimension(row, size, align_corners, want, axis):
+  x = jnp.array(row, jnp.float32).reshape((1, -1, 1, 1) if axis == 1 else (1, 1, -1, 1))
+  shape = (size, 1) if axis == 1 else (1, size)
+  got = layers.resize(x, shape, align_corners)
+  np.testing.assert_allclose(np.ravel(got), want, atol=1e-5)
+
+
+def test_resize_to_the_same_size_is_the_identity():
+  x = image(2, 5, 7, 3)
+  np.testing.assert_array_equal(layers.resize(x, (5, 7)), x)
+
+
+def native_depthwise(x, kernel, stride, dilation):
+  pad = dilation * (kernel.shape[0] - 1) // 2
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride, stride),
+    [(pad, pad)] * 2,
+    rhs_dilation=(dilation, dilation),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=x.shape[-1],
+  )
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dilation", [1, 2, 5])
+@pytest.mark.parametrize("size", [3, 5])
+def test_shifted_depthwise_convolution_is_the_native_one(stride, dilation, size):
+  x, kernel = image(2, 9, 12, 4), image(size, size, 1, 4, seed=1)
+  np.testing.assert_allclose(
+    layers.depthwise_conv(x, kernel, stride, dilation),
+    native_depthwise(x, kernel, stride, dilation),
+    atol=1e-5,
+  )
+  slopes = [
+    jax.jit(jax.grad(lambda x, k, f=f: jnp.sin(f(x, k, stride, dilation)).sum(), (0, 1)))(x, kernel)
+    for f in (layers.depthwise_conv, native_depthwise)
+  ]
+  for got, want in zip(*slopes, strict=True):
+    np.testing.assert_allclose(got, want, atol=2e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("size", [(8, 8), (9, 12), (45, 61)])
+def test_shifted_max_pool_is_the_windowed_one(stride, symmetric, size):
+  x = image(2, *size, 3)
+  padding = ((1, 1), (1, 1)) if symmetric else "SAME"
+
+  def native(x):
+    return nn.max_pool(x, (3, 3), (stride, stride), padding)
+
+  def ours(x):
+    return layers.max_pool(x, stride, symmetric)
+
+  assert ours(x).shape[1:3] == tuple(-(-n // stride) for n in size)
+  np.testing.assert_array_equal(ours(x), native(x))
+  got, want = (jax.grad(lambda x, f=f: jnp.sin(f(x)).sum())(x) for f in (ours, native))
+  np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def batch_norm(x, group_size):
+  """(output, new statistics, gradient of a function of the output)."""
+  norm = layers.BatchNorm(group_size=group_size)
+  variables = norm.init(jax.random.key(0), x, True)
+
+  def run(x):
+    return norm.apply(variables, x, True, mutable=["batch_stats"])
+
+  slope = jax.grad(lambda x: jnp.sin(3 * run(x)[0]).sum())(x)
+  return *run(x), slope
+
+
+@pytest.mark.parametrize("group_size", [1, 2, 4])
+def test_grouped_batch_norm_is_that_of_separate_batches(group_size):
+  x = 3 * image(4, 5, 6, 2) + jnp.arange(4.0).reshape(4, 1, 1, 1)
+  out, stats, slope = batch_norm(x, group_size)
+  parts = [batch_norm(part, 0) for part in jnp.split(x, 4 // group_size)]
+  np.testing.assert_allclose(out, jnp.concatenate([p[0] for p in parts]), atol=1e-5)
+  np.testing.assert_allclose(slope, jnp.concatenate([p[2] for p in parts]), atol=1e-4)
+  for name in ("mean", "var"):
+    want = np.mean([p[1]["batch_stats"][name] for p in parts], 0)
+    np.testing.assert_allclose(stats["batch_stats"][name], want, rtol=1e-5)
+
+
+def test_batch_norm_normalises_in_training_and_uses_running_statistics_at_rest():
+  x = 5 * image(4, 8, 8, 3) + 2
+  norm = layers.BatchNorm(momentum=0.0)
+  out, stats = norm.init_with_output(jax.random.key(0), x, True)
+  np.testing.assert_allclose(out.mean((0, 1, 2)), 0, atol=1e-5)
+  np.testing.assert_allclose(out.std((0, 1, 2)), 1, atol=1e-4)
+  assert not np.asarray(stats["batch_stats"]["mean"]).any()
+  _, changed = norm.apply(stats, x, True, mutable=["batch_stats"])
+  rest = norm.apply({**stats, **changed}, x, False)
+  np.testing.assert_allclose(rest, out, atol=1e-4)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(64, 32), (48, 16), (8, 8), (3, 1), (20, 4)])
+def test_group_norm_has_as_many_groups_as_divide(channels, groups):
+  x = 4 * image(2, 5, 6, channels) + jnp.arange(float(channels)).reshape(1, 1, 1, -1)
+  got, _ = layers.GroupNorm().init_with_output(jax.random.key(0), x)
+  parts = np.asarray(x).reshape(2, 5, 6, groups, -1)
+  mean, var = parts.mean((1, 2, 4), keepdims=True), parts.var((1, 2, 4), keepdims=True)
+  want = ((parts - mean) / np.sqrt(var + 1e-5)).reshape(x.shape)
+  np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+@pytest.mark.parametrize("gate", ["sigmoid", "relu"])
+def test_the_gau_gates_low_by_pooled_high_and_adds_high(gate):
+  low, high = image(2, 9, 7, 5), image(2, 3, 2, 6, seed=1)
+  unit = layers.GAU(4, gate)
+  out, variables = unit.init_with_output(jax.random.key(0), low, high)
+  params = variables["params"]
+
+  def dense(name, x):
+    conv = params[name]["conv"]
+    return jnp.einsum("bhwi,io->bhwo", x, conv["kernel"][0, 0]) + conv["bias"].reshape(1, 1, 1, -1)
+
+  factor = {"sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu}[gate](
+    dense("gate", high.mean((1, 2), keepdims=True))
+  )
+  smooth = layers.ConvGNReLU(4).apply({"params": params["low"]}, low)
+  want = layers.resize(dense("high", high), (9, 7)) + smooth * factor
+  np.testing.assert_allclose(out, want, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  "build",
+  [
+    functools.partial(layers.ConvBNReLU, 4, separable=True),
+    functools.partial(layers.ConvBNReLU, 4),
+    functools.partial(layers.BatchNorm),
+  ],
+)
+@pytest.mark.parametrize(
+  ("dtype", "stored"),
+  [("bfloat16", "float32"), ("float32", "float32")],
+)
+def test_parameters_and_statistics_stay_float32(build, dtype, stored):
+  x = image(2, 6, 6, 4).astype(dtype)
+  out, variables = build(dtype=dtype).init_with_output(jax.random.key(0), x, True)
+  assert out.dtype == dtype
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {stored}
