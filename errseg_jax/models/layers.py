@@ -43,10 +43,12 @@ def resize(x: jax.Array, size: Sequence[int], align_corners: bool = False) -> ja
   shape = (x.shape[0], *size, x.shape[3])
   if not align_corners:
     return jax.image.resize(x, shape, "bilinear", antialias=False)
-  scale = jnp.array(
-    [(m - 1) / (n - 1) if n > 1 else m for n, m in zip(x.shape[1:3], size, strict=True)], x.dtype
-  )
-  translation = 0.5 * (1.0 - scale)
+  # One pixel has no two corners: from it all is copied, to it the first pixel goes.
+  corners = [
+    ((m - 1) / (n - 1), 0.5 - 0.5 * (m - 1) / (n - 1)) if min(n, m) > 1 else (m if n == 1 else 1.0, 0.0)
+    for n, m in zip(x.shape[1:3], size, strict=True)
+  ]
+  scale, translation = jnp.array(corners, jnp.promote_types(x.dtype, jnp.float32)).T
   return jax.image.scale_and_translate(x, shape, (1, 2), scale, translation, "bilinear", antialias=False)
 
 

@@ -40,9 +40,12 @@ class StageCheckpoints:
     )
     self.folder = pathlib.Path(workdir).absolute() / "checkpoints" / stage
     self.steps, self.select = steps, select
-    self.manager = ocp.CheckpointManager(
-      self.folder, options=options, item_names=("state", "result", "progress")
-    )
+    handlers = {
+      "state": ocp.StandardCheckpointHandler(),
+      "result": ocp.StandardCheckpointHandler(),
+      "progress": ocp.JsonCheckpointHandler(),
+    }
+    self.manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
   def save(self, state: TrainState, progress: dict[str, Any], score: float | None) -> None:
     """Writes in the background; a score makes the checkpoint a candidate for best."""

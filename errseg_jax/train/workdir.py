@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from errseg_jax.errors import UserError
 
-FREE = ("platform", "num_devices", "loader", "data.root")
+FREE = ("platform", "num_devices", "loader.threads", "data.root")
 """Keys that may change between runs of one workdir: they change no result, or name a place."""
 
 

