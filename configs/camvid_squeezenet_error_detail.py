@@ -15,7 +15,7 @@ import os
 from errseg_jax.config import default_config, paper, stage
 from errseg_jax.errors import UserError
 
-DETAIL_STEPS, ERROR_STEPS = 1000, 300
+DETAIL_STEPS, ERROR_STEPS = 700, 200
 
 
 def get_config(arg=None):
@@ -35,15 +35,15 @@ def get_config(arg=None):
   config.segmenter.mean = (123.0, 117.0, 104.0)  # as the ImageNet weights were trained
   config.segmenter.std = (1.0, 1.0, 1.0)
   config.segmenter.channels = "bgr"
-  config.error_branch = {"prior": "detail", "features": 32}
-  config.detail_branch = {"residual": True, "features": (64, 48, 32)}
+  config.error_branch = {"prior": "detail", "features": 48}
+  config.detail_branch = {"residual": True, "features": (64, 48, 24)}
   config.detail_loss = {"weights": "soft"}
   config.order = ("semantic", "detail", "error")
   # The pretrained backbone has no normalisation: it wants smaller steps than the new head.
   backbone = {"segmenter/backbone": 0.3}
   semantic = {"weight_decay": 1e-4, "multipliers": backbone, "eval_every": 600}
   config.stages.semantic = stage(1800, 1e-3, **semantic)
-  config.stages.detail = stage(DETAIL_STEPS, 1e-3, eval_every=500)
+  config.stages.detail = stage(DETAIL_STEPS, 1e-3, eval_every=350)
   config.stages.error = stage(ERROR_STEPS, 1e-3)
   config.stages.control = stage(DETAIL_STEPS + ERROR_STEPS, 5e-4, **semantic)
   if arg == "paper":

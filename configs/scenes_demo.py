@@ -16,7 +16,7 @@ DETAIL_STEPS, ERROR_STEPS = 600, 200
 
 def get_config(arg=None):
   config = default_config()
-  config.data = {"name": "scenes", "num_train": 4000, "num_choose": 120, "num_val": 240, "seed": 0}
+  config.data = {"name": "scenes", "num_train": 2000, "num_choose": 120, "num_val": 240, "seed": 0}
   config.splits.choose = "choose"
   config.transform.crop_size = (96, 144)
   config.transform.scale_min = 0.75

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from errseg_jax import build
 from errseg_jax.data.pipeline import bucket
+from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice, calibrated, fused_probabilities
 from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.structs import DatasetInfo, Outputs, Prediction
@@ -91,6 +92,10 @@ def load(workdir: str | pathlib.Path) -> TrainedNetwork:
 
   workdir = pathlib.Path(workdir)
   config = load_config(workdir)
+  if missing := {"error", "detail"} - set(config.order):
+    raise UserError(
+      f"{workdir}: this run trained no {' and no '.join(sorted(missing))} branch (config.order)"
+    )
   choice = Choice.load(workdir)
   info = build.dataset(config).info
   model = build.model(config, info.num_classes)

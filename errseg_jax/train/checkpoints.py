@@ -29,16 +29,22 @@ class StageCheckpoints:
     stage: its name.
     steps: how many steps make it complete.
     select: "best" by score, or "last".
+    create: make the folder where there is none; False refuses it.
+
+  Raises:
+    UserError: nothing was trained there, and `create` is False.
   """
 
-  def __init__(self, workdir: pathlib.Path, stage: str, steps: int, select: str):
+  def __init__(self, workdir: pathlib.Path, stage: str, steps: int, select: str, create: bool = True):
+    self.folder = pathlib.Path(workdir).absolute() / "checkpoints" / stage
+    if not create and not self.folder.is_dir():
+      raise UserError(f"{self.folder} is missing: `errseg train` with this workdir has not finished")
     policies = checkpoint_managers.preservation_policy
     best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False, reverse=False)
     keep = policies.AnyPreservationPolicy([policies.LatestN(1), best])
     options = ocp.CheckpointManagerOptions(
       preservation_policy=keep, best_fn=_score, best_mode="max", enable_async_checkpointing=True
     )
-    self.folder = pathlib.Path(workdir).absolute() / "checkpoints" / stage
     self.steps, self.select = steps, select
     handlers = {
       "state": ocp.StandardCheckpointHandler(),

@@ -47,7 +47,8 @@ def segmenter_of(workdir: pathlib.Path, like: Variables) -> Variables:
   if config.segmenter.init:
     return segmenter_of(pathlib.Path(config.segmenter.init), like)
   stages = {stage.name: stage for stage in plan(config)}
-  checkpoints = StageCheckpoints(workdir, "semantic", stages["semantic"].steps, config.train.select)
+  steps = stages["semantic"].steps
+  checkpoints = StageCheckpoints(workdir, "semantic", steps, config.train.select, create=False)
   try:
     return checkpoints.result(like)
   finally:

@@ -109,7 +109,9 @@ class Loop:
           self.writer.write_scalars(stage.name, done, {f"choose/{k}": v for k, v in results.items()})
           value = results[stage.score]
         if saves:
-          self.checkpoints.save(state, {"stage": stage.name, "step": done, "pending": waiting}, value)
+          # A copy: the list grows while the checkpoint is written in the background.
+          progress = {"stage": stage.name, "step": done, "pending": list(waiting)}
+          self.checkpoints.save(state, progress, value)
         if self.stop.received and not ends:
           self.checkpoints.wait()
           self.writer.close()

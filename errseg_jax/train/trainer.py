@@ -7,6 +7,7 @@ import logging
 import pathlib
 from typing import Any
 
+from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from errseg_jax import build
@@ -70,6 +71,7 @@ class Trainer:
     claim(self.workdir, self.config)
     stop, writer = StopSignal(), MetricWriter(self.workdir)
     variables = replicate(initial_variables(self.model, self.config), self.mesh)
+    self.describe(variables)
     offset, fresh = 0, False
     for stage in self.stages:
       writer.start_stage(offset)
@@ -81,6 +83,13 @@ class Trainer:
     if branches and (fresh or not (self.workdir / "choice.json").exists()):
       self.choose(variables).save(self.workdir)
     writer.close()
+
+  def describe(self, variables: Variables) -> None:
+    """Logs images and parameters by part."""
+    images = ", ".join(f"{len(source)} {name}" for name, source in self.sources.items())
+    sizes = {g: parameter_overview.count_parameters(p) for g, p in variables["params"].items()}
+    parameters = ", ".join(f"{g} {n:,}" for g, n in sizes.items())
+    log.info("images: %s; parameters: %s; devices: %d", images, parameters, self.mesh.devices.size)
 
   def run_stage(
     self, stage: Stage, variables: Variables, writer: MetricWriter, stop: StopSignal
@@ -202,7 +211,7 @@ def trained_variables(config: ConfigDict, workdir: pathlib.Path, model: Any) -> 
 
 def stage_result(config: ConfigDict, workdir: pathlib.Path, stage: Stage, variables: Variables) -> Variables:
   """What one stage of a run handed on."""
-  checkpoints = StageCheckpoints(workdir, stage.name, stage.steps, config.train.select)
+  checkpoints = StageCheckpoints(workdir, stage.name, stage.steps, config.train.select, create=False)
   try:
     return checkpoints.result(split(variables, stage.groups)[0])
   finally:

@@ -117,8 +117,7 @@ def test_without_prior_the_error_logit_starts_near_zero_and_depends_on_the_image
   assert np.abs(other - logit).max() > 1e-6
 
 
-@pytest.mark.parametrize("name", ["all", "logits alone"])
-@pytest.mark.parametrize("encoder", ["missing", "all"])
+@pytest.mark.parametrize(("name", "encoder"), [("all", "all"), ("logits alone", "missing")])
 def test_the_residual_detail_branch_starts_exactly_at_the_frozen_logits(name, encoder):
   semantic = resize(ANY[name].logits, (H, W))
   branch = DetailBranch(C, (8, 8, 8), residual=True, encoder=encoder)

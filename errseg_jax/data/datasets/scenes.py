@@ -8,6 +8,7 @@ and pavement), soft outlines, occlusion, shadows and camera noise.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -42,6 +43,7 @@ INFO = DatasetInfo(
   ),
 )
 _SPLITS = ("train", "choose", "val")
+REMEMBERED = 2048  # images, 200 MB at the default size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +77,19 @@ class SceneSource:
   def __getitem__(self, index: int) -> Sample:
     if not 0 <= index < self.count:
       raise IndexError(index)
-    rng = np.random.default_rng((self.seed, _SPLITS.index(self.split), index))
-    parts = LAYOUTS[rng.integers(len(LAYOUTS))](rng)
-    image, label = render(parts, self.height, self.width, rng)
-    return {"image": degrade(image, rng), "label": label, "name": self._name(index)}
+    image, label = _draw((self.seed, _SPLITS.index(self.split), index), self.height, self.width)
+    return {"image": image, "label": label, "name": self._name(index)}
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _draw(key: tuple[int, int, int], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+  """Image and label, read-only; remembered, as an epoch of training would draw them all again."""
+  rng = np.random.default_rng(key)
+  parts = LAYOUTS[rng.integers(len(LAYOUTS))](rng)
+  image, label = render(parts, height, width, rng)
+  image = degrade(image, rng)
+  image.flags.writeable = label.flags.writeable = False
+  return image, label
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,213 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+from scipy import special
+
+from errseg_jax.inference import choose as choosing
+from errseg_jax.inference.calibrate import fit_platt
+from errseg_jax.inference.choice import Choice
+from errseg_jax.inference.evaluator import Evaluator
+from errseg_jax.inference.statistics import make_counter, threshold_counts
+from errseg_jax.metrics.errors import error_histogram
+from errseg_jax.metrics.segmentation import confusion_matrix, segmentation_scores
+from errseg_jax.models.fusion import FUSIONS
+from errseg_jax.structs import Outputs
+from errseg_jax.train.sharding import make_mesh
+
+THRESHOLDS = (0.1, 0.5, 0.9)
+C, SIZE = 3, 32
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (0.4, -1.5), (2.0, 1.0)])
+def test_platt_recovers_the_scale_and_offset_that_made_the_errors(scale, offset):
+  rng = np.random.default_rng(0)
+  z = rng.normal(-1, 2, (1, 500, 500)).astype(np.float32)
+  wrong = rng.random(z.shape) < special.expit(scale * z + offset)
+  hist = np.asarray(error_histogram(jnp.array(z), wrong, np.ones_like(wrong)).sum(0))
+  np.testing.assert_allclose(fit_platt(hist), (scale, offset), atol=0.05)
+
+
+def test_without_errors_nothing_is_fitted():
+  hist = np.zeros((2, 4096), int)
+  hist[0] = 5
+  assert fit_platt(hist) == (1.0, 0.0)
+
+
+@struct.dataclass
+class Fake:
+  """A "network" whose outputs are written into the image: what it says is known without running one."""
+
+  quality: float = struct.field(pytree_node=False, default=1.0)
+
+  def apply(self, variables, image, wanted=("error", "detail"), **kwargs):
+    label = image[..., 0].astype(jnp.int32)
+    noise = image[..., 1:].astype(jnp.float32) / 255
+    semantic = 2 * jax.nn.one_hot((label + (noise[..., 0] < 0.3)) % C, C)
+    detail = 3 * jax.nn.one_hot((label + (noise[..., 1] > self.quality)) % C, C)
+    error = jnp.where(noise[..., 0] < 0.35, 1.0, -1.0)
+    kept = [x if name in wanted else None for name, x in (("error", error), ("detail", detail))]
+    return Outputs(semantic, *kept)
+
+
+class Source:
+  """Labels and noise in the image's channels; sizes differ."""
+
+  def __init__(self, count, seed=0, ignored=()):
+    rng = np.random.default_rng(seed)
+    self.samples = []
+    for i in range(count):
+      height, width = SIZE - i % 3, SIZE + i % 2
+      image = rng.integers(0, 256, (height, width, 3), np.uint8)
+      image[..., 0] = rng.integers(0, C, (height, width))
+      label = image[..., 0].copy()
+      label[rng.random(label.shape) < 0.1] = 255
+      if i in ignored:
+        label[:] = 255
+      self.samples.append({"image": image, "label": label, "name": f"{i}"})
+    self.names = tuple(s["name"] for s in self.samples)
+
+  def __len__(self):
+    return len(self.samples)
+
+  def __getitem__(self, index):
+    return self.samples[index]
+
+
+def evaluator(batch_size=4, devices=1):
+  return Evaluator(
+    make_mesh(devices), batch_size=batch_size, size_multiple=8, pad_value=(1, 2, 3), threads=1
+  )
+
+
+def choose(model, fusions=FUSIONS, calibrate=True):
+  return choosing.choose(
+    evaluator(),
+    model,
+    {},
+    Source(6),
+    calibrate=calibrate,
+    fusions=fusions,
+    thresholds=THRESHOLDS,
+    on="6 images",
+  )
+
+
+@pytest.mark.parametrize("quality", [0.0, 0.5, 0.75, 1.0])
+def test_what_is_chosen_is_never_worse_than_semantic(quality):
+  choice = choose(Fake(quality))
+  name = choice.fusion if choice.fusion != "mask" else f"mask@{choice.threshold:g}"
+  assert choice.candidates[name] == max(choice.candidates.values())
+  assert choice.candidates[name] >= choice.candidates["semantic"]
+  assert set(choice.candidates) == {"semantic", "soft", "gate", *(f"mask@{t:g}" for t in THRESHOLDS)}
+  # A detail branch that is always wrong must not be let in; one that is always right must.
+  assert (choice.fusion == "semantic") == (quality == 0)
+
+
+def test_a_tie_goes_to_semantic():
+  """A detail branch that repeats the frozen labels gains nothing."""
+
+  class Echo(Fake):
+    def apply(self, *args, **kwargs):
+      outputs = super().apply(*args, **kwargs)
+      return outputs.replace(detail=None if outputs.detail is None else outputs.semantic)
+
+  assert choose(Echo()).fusion == "semantic"
+
+
+def test_one_candidate_alone_is_taken_and_raw_p_ep_stays_raw():
+  choice = choose(Fake(0.0), fusions=("mask",), calibrate=False)
+  assert choice.fusion == "mask"
+  assert (choice.scale, choice.offset) == (1.0, 0.0)
+
+
+def test_calibration_is_fitted_on_the_other_half_and_improves_ece():
+  choice = choose(Fake())
+  assert choice.calibration["after"] < choice.calibration["before"]
+
+
+def test_the_choice_survives_its_file(tmp_path):
+  choice = choose(Fake(0.75))
+  choice.save(tmp_path)
+  assert Choice.load(tmp_path) == choice
+
+
+def outputs_and_label(seed=0):
+  rng = np.random.default_rng(seed)
+  semantic, detail = (jnp.array(rng.normal(size=(2, 9, 8, C)), jnp.float32) for _ in range(2))
+  error = jnp.array(rng.normal(0, 3, (2, 9, 8)), jnp.float32)
+  label = rng.integers(0, C, (2, 9, 8)).astype(np.uint8)
+  label[:, :2] = 255
+  return Outputs(semantic, error, detail), jnp.array(label)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_the_mask_s_confusion_follows_from_the_threshold_counts(scale):
+  outputs, label = outputs_and_label()
+  choice = Choice(scale=scale, offset=0.2).arrays()
+  table = np.asarray(threshold_counts(outputs, label, THRESHOLDS, choice))
+  assert table.shape == (len(THRESHOLDS) + 1, 2, C, C)
+  assert table[:, 0].sum() == table[:, 1].sum() == (label != 255).sum()
+  p = special.expit(scale * np.asarray(outputs.error) + 0.2)
+  for k, t in enumerate(THRESHOLDS):
+    fused = np.where(p > t, outputs.detail.argmax(-1), outputs.semantic.argmax(-1))
+    want = confusion_matrix(label, jnp.array(fused), C)
+    np.testing.assert_array_equal(choosing.mask_confusion(table, k), want)
+
+
+def totals(source, batch_size, devices=1, model=None):
+  counter = make_counter(
+    model or Fake(0.75),
+    wanted=("error", "detail"),
+    fusions=FUSIONS,
+    thresholds=THRESHOLDS,
+    fusion="soft",
+  )
+  choice = Choice("soft", scale=0.8, offset=0.1, gate=(0.1,) * 6)
+  return evaluator(batch_size, devices).run(counter, {}, source, choice, per_image=True)
+
+
+def assert_same(a, b):
+  assert a.counts.keys() == b.counts.keys()
+  for key, value in a.counts.items():
+    np.testing.assert_array_equal(value, b.counts[key], err_msg=key)
+  assert a.images == b.images
+  assert a.worst_first() == b.worst_first()
+  np.testing.assert_allclose(a.moments, b.moments, rtol=1e-5)
+  assert a.image_miou == pytest.approx(b.image_miou)
+  for key, value in a.image_scores.items():
+    np.testing.assert_allclose(value, b.image_scores[key])
+
+
+@pytest.mark.parametrize(("batch_size", "devices"), [(1, 1), (3, 1), (7, 1), (5, 8)])
+def test_totals_depend_on_neither_batch_size_nor_devices(batch_size, devices):
+  source = Source(7)
+  assert_same(totals(source, 4), totals(source, batch_size, devices))
+
+
+def test_totals_are_those_of_a_direct_computation():
+  """Padding and the rows that fill up a batch count nothing."""
+  source = Source(5)
+  got = totals(source, 4)
+  confusion, miou = np.zeros((C, C), int), 0.0
+  for sample in source.samples:
+    outputs = Fake(0.75).apply({}, jnp.array(sample["image"][None]))
+    table = confusion_matrix(jnp.array(sample["label"][None]), outputs.semantic.argmax(-1), C)
+    confusion += np.asarray(table)
+    p = special.expit(0.8 * np.asarray(outputs.error) + 0.1)[..., None]
+    fused = p * jax.nn.softmax(outputs.detail) + (1 - p) * jax.nn.softmax(outputs.semantic)
+    table = confusion_matrix(jnp.array(sample["label"][None]), jnp.array(fused.argmax(-1)), C)
+    miou += segmentation_scores(np.asarray(table), list("abc"))["mIoU"]
+  np.testing.assert_array_equal(got.counts["confusion/semantic"], confusion)
+  assert got.counts["histogram/error"].sum() == confusion.sum()
+  assert got.counts["by_threshold"][:, 0].sum() == confusion.sum()
+  assert got.image_miou == pytest.approx(miou)
+  assert got.images == 5
+
+
+def test_an_all_ignored_image_counts_nothing():
+  whole, part = Source(4, ignored=(2,)), Source(4)
+  part.samples = [s for i, s in enumerate(part.samples) if i != 2]
+  # The random numbers of later images are the same in both.
+  assert_same(totals(whole, 2), totals(part, 2))
