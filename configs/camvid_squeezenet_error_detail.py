@@ -15,7 +15,7 @@ import os
 from errseg_jax.config import default_config, paper, stage
 from errseg_jax.errors import UserError
 
-DETAIL_STEPS, ERROR_STEPS = 700, 200
+DETAIL_STEPS, ERROR_STEPS = 500, 150
 
 
 def get_config(arg=None):
@@ -43,7 +43,7 @@ def get_config(arg=None):
   backbone = {"segmenter/backbone": 0.3}
   semantic = {"weight_decay": 1e-4, "multipliers": backbone, "eval_every": 600}
   config.stages.semantic = stage(1800, 1e-3, **semantic)
-  config.stages.detail = stage(DETAIL_STEPS, 1e-3, eval_every=350)
+  config.stages.detail = stage(DETAIL_STEPS, 1e-3, eval_every=250)
   config.stages.error = stage(ERROR_STEPS, 1e-3)
   config.stages.control = stage(DETAIL_STEPS + ERROR_STEPS, 5e-4, **semantic)
   if arg == "paper":

@@ -11,7 +11,7 @@ Expected times and scores: README, "Results".
 
 from errseg_jax.config import default_config, stage
 
-DETAIL_STEPS, ERROR_STEPS = 600, 200
+DETAIL_STEPS, ERROR_STEPS = 800, 200
 
 
 def get_config(arg=None):
@@ -23,20 +23,25 @@ def get_config(arg=None):
   config.transform.scale_max = 1.5
   config.transform.rotation = 5.0
   config.loader.eval_batch_size = 8
-  config.segmenter.backbone = {"name": "resnet", "depth": 18, "width": 16, "output_stride": 16}
+  config.segmenter.backbone = {"name": "resnet", "depth": 18, "width": 8, "output_stride": 16}
   config.segmenter.head = {
     "name": "deeplabv3plus",
-    "features": 48,
-    "low_features": 24,
+    "features": 32,
+    "low_features": 16,
     "separable": False,  # faster than depthwise on a CPU
     "dropout": 0.0,
   }
   config.error_branch = {"prior": "detail", "features": 16}
-  config.detail_branch = {"residual": True, "features": (48, 32, 16)}
+  config.detail_branch = {
+    "residual": True,
+    "features": (48, 48, 24),
+    "encoder": "all",
+    "encoder_features": 16,
+  }
   config.detail_loss = {"weights": "soft"}
   config.order = ("semantic", "detail", "error", "control")
-  config.stages.semantic = stage(1500, 3e-3, batch_size=12, weight_decay=1e-4)
-  config.stages.detail = stage(DETAIL_STEPS, 2e-3, batch_size=12)
-  config.stages.error = stage(ERROR_STEPS, 2e-3, batch_size=12)
-  config.stages.control = stage(DETAIL_STEPS + ERROR_STEPS, 1.5e-3, batch_size=12, weight_decay=1e-4)
+  config.stages.semantic = stage(4000, 3e-3, batch_size=8, weight_decay=1e-4)
+  config.stages.detail = stage(DETAIL_STEPS, 2e-3, batch_size=8)
+  config.stages.error = stage(ERROR_STEPS, 2e-3, batch_size=8)
+  config.stages.control = stage(DETAIL_STEPS + ERROR_STEPS, 1.5e-3, batch_size=8, weight_decay=1e-4)
   return config

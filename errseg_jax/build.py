@@ -82,8 +82,9 @@ def segmenter(config: ConfigDict, num_classes: int) -> Segmenter:
   backbone, head = section.backbone.to_dict(), section.head.to_dict()
   backbone_class = BACKBONES[known(backbone.pop("name"), BACKBONES, "config.segmenter.backbone.name")]
   head_class = HEADS[known(head.pop("name"), HEADS, "config.segmenter.head.name")]
-  stride = backbone.get("output_stride", 16)
-  known(stride, backbone_class.output_strides, "config.segmenter.backbone.output_stride")
+  for key, values in backbone_class.choices.items():
+    if key in backbone:
+      known(backbone[key], values, f"config.segmenter.backbone.{key}")
   return Segmenter(
     construct(backbone_class, backbone, "segmenter.backbone", dtype=dtype),
     construct(head_class, head, "segmenter.head", dtype=dtype, num_classes=num_classes),

@@ -11,7 +11,18 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from errseg_jax.config import default_config
 from errseg_jax.errors import UserError
+
+FREE = (
+  "data",
+  "segmenter.backbone",
+  "segmenter.head",
+  "error_branch",
+  "detail_branch",
+  "error_loss",
+  "detail_loss",
+)
 
 
 def load(name: str, overrides: Sequence[str]) -> ConfigDict:
@@ -32,9 +43,23 @@ def load(name: str, overrides: Sequence[str]) -> ConfigDict:
     config = module.get_config(arg or None)
   except UserError:
     raise
-  except (AttributeError, KeyError, SyntaxError, TypeError, ImportError) as error:
-    raise UserError(f"--config={path}: {error}") from None
+  except Exception as error:  # the user's own code: whatever it raises is theirs to mend
+    raise UserError(f"--config={path}: {type(error).__name__}: {error}") from None
+  check_keys(config, default_config())
   return override(config, overrides)
+
+
+def check_keys(config: ConfigDict, default: ConfigDict, where: str = "") -> None:
+  """Refuses keys that nothing would read; FREE sections are checked by the class they are arguments of.
+
+  Raises:
+    UserError: an unknown key.
+  """
+  for key, value in config.items():
+    old, path = _get(default, key, where), f"{where}.{key}" if where else key
+    if isinstance(old, ConfigDict) and isinstance(value, ConfigDict):
+      if path not in FREE and key != "multipliers":
+        check_keys(value, old, path)
 
 
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:

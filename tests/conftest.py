@@ -16,9 +16,7 @@ os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "")
   + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
-CACHE = os.environ.setdefault(
-  "ERRSEG_CACHE", str(pathlib.Path("~/.cache/errseg_jax/tests").expanduser())
-)
+CACHE = os.environ.setdefault("ERRSEG_CACHE", str(pathlib.Path("~/.cache/errseg_jax/tests").expanduser()))
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -94,9 +94,7 @@ def test_ignored_pixels_change_neither_value_nor_gradient(case, name):
   other_value, other_slopes = grad(other, jnp.array(label))
   assert float(value) == float(other_value)
   assert value > 0
-  for slope, other_slope in zip(
-    jax.tree.leaves(slopes), jax.tree.leaves(other_slopes), strict=True
-  ):
+  for slope, other_slope in zip(jax.tree.leaves(slopes), jax.tree.leaves(other_slopes), strict=True):
     assert not np.asarray(slope)[outside].any()
     np.testing.assert_array_equal(slope, other_slope)
 
@@ -190,9 +188,7 @@ def test_without_an_error_branch_max_probability_stands_in(case):
   outputs, label = case
   alone = outputs.replace(error=None)
   got = DetailLoss("soft")(alone, jnp.array(label))
-  np.testing.assert_allclose(
-    got, detail_loss(outputs, label, "soft", 0.7, 4.0, True), rtol=1e-5
-  )
+  np.testing.assert_allclose(got, detail_loss(outputs, label, "soft", 0.7, 4.0, True), rtol=1e-5)
 
 
 def test_a_mask_that_selects_nothing_gives_loss_zero(case):

@@ -94,7 +94,9 @@ class Splits:
     held = np.setdiff1d(held_out(len(whole), hold, 0.05 + choose), chosen)
     rest = np.setdiff1d(np.arange(len(whole)), np.concatenate([chosen, held]))
     part = dataset.source(self.choose) if self.choose else Subset(whole, chosen)
-    if not len(rest) or not len(part) or (hold and not len(held)):
+    if self.choose and len(part) < 2:
+      raise UserError(f"splits.choose={self.choose!r} has {len(part)} image; choosing needs two or more")
+    if not len(rest) or len(part) < 2 or (hold and not len(held)):
       raise UserError(
         f"{len(whole)} training images are too few to hold some out: set splits.choose to a labelled split of its own"
       )

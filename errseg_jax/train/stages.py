@@ -6,7 +6,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from errseg_jax.build import known
+from errseg_jax.build import construct, known
 from errseg_jax.errors import UserError
 
 
@@ -75,7 +75,8 @@ def plan(config: ConfigDict) -> list[Stage]:
     kind = dataclasses.asdict(KINDS[name])
     if name == "detail" and "error" in order[:number]:
       kind["wanted"] = ("error", "detail")
-    stages.append(Stage(name=name, number=number, **kind, **config.stages[name]))
+    where = f"stages.{name}"
+    stages.append(construct(Stage, config.stages[name], where, name=name, number=number, **kind))
   return stages
 
 

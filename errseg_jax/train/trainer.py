@@ -58,6 +58,10 @@ class Trainer:
     self.sources = self.splits.sources(self.dataset)
     self.transform = build.transform(config)
     self.model = build.model(config, self.dataset.info.num_classes)
+    self.losses = {stage.name: build.loss(config, stage.name) for stage in self.stages}
+    for fusion in config.choose.fusions:
+      build.known(fusion, FUSIONS, "config.choose.fusions")
+    build.known(config.train.select, ("best", "last"), "config.train.select")
     self.evaluator = make_evaluator(config, self.mesh)
 
   def run(self) -> None:
@@ -68,9 +72,11 @@ class Trainer:
       NotFinite: a loss was NaN.
       UserError: a damaged file, or a workdir of another config.
     """
+    variables = replicate(initial_variables(self.model, self.config), self.mesh)
+    for stage in self.stages:  # a mistake in the last one's optimizer must not wait until it starts
+      make_optimizer(stage.optimizer, stage.steps, split(variables, stage.groups)[0]["params"])
     claim(self.workdir, self.config)
     stop, writer = StopSignal(), MetricWriter(self.workdir)
-    variables = replicate(initial_variables(self.model, self.config), self.mesh)
     self.describe(variables)
     offset, fresh = 0, False
     for stage in self.stages:
@@ -134,7 +140,7 @@ class Trainer:
     )
     return Loop(
       stage,
-      make_step(self.model, stage, build.loss(config, stage.name), tx, config.seed),
+      make_step(self.model, stage, self.losses[stage.name], tx, config.seed),
       lambda start: batches(start=start),
       lambda step: step_names(source, step=step, **order),
       self.make_score(stage, frozen),
@@ -179,7 +185,7 @@ class Trainer:
       variables,
       self.sources["choose"],
       calibrate=section.calibrate,
-      fusions=[build.known(f, FUSIONS, "config.choose.fusions") for f in section.fusions],
+      fusions=tuple(section.fusions),
       thresholds=tuple(section.thresholds),
       on=f"{count} images ({where})",
     )

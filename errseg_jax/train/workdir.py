@@ -8,9 +8,11 @@ import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from errseg_jax.errors import UserError
 
+OPTIONAL = {"platform": str, "num_devices": int}
 FREE = ("platform", "num_devices", "loader.threads", "data.root")
 """Keys that may change between runs of one workdir: they change no result, or name a place."""
 
@@ -35,11 +37,15 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
   """
   path = pathlib.Path(workdir) / "config.json"
   try:
-    return ConfigDict(_tuples(json.loads(path.read_text())))
+    config = ConfigDict(_tuples(json.loads(path.read_text())))
   except FileNotFoundError:
     raise UserError(f"{path} is missing: {workdir} is not the workdir of a run") from None
   except ValueError:
     raise UserError(f"{path} is damaged: it is not JSON") from None
+  for key, kind in OPTIONAL.items():  # JSON's null has no type, and a flag needs one
+    if config.get(key) is None:
+      config[key] = placeholder(kind)
+  return config
 
 
 def _tuples(value: Any) -> Any:

@@ -11,9 +11,7 @@ from errseg_jax.models.backbones import BACKBONES, ResNet, SqueezeNet
 def shapes(backbone, size=(64, 96), train=False):
   """(Endpoints of ShapeDtypeStructs, variables) without computing anything."""
   x = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
-  return jax.eval_shape(
-    lambda x: backbone.init_with_output(jax.random.key(0), x, train), x
-  )
+  return jax.eval_shape(lambda x: backbone.init_with_output(jax.random.key(0), x, train), x)
 
 
 def check_backbone(backbone, output_stride):
@@ -42,9 +40,7 @@ def test_squeezenet(output_stride):
   check_backbone(SqueezeNet(output_stride), output_stride)
 
 
-@pytest.mark.parametrize(
-  ("depth", "millions"), [(18, 11.18), (34, 21.28), (50, 23.51), (101, 42.50)]
-)
+@pytest.mark.parametrize(("depth", "millions"), [(18, 11.18), (34, 21.28), (50, 23.51), (101, 42.50)])
 def test_resnets_have_the_published_number_of_parameters(depth, millions):
   _, variables = shapes(ResNet(depth))
   count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))

@@ -63,9 +63,7 @@ def test_disbelief_is_the_logit_of_one_minus_the_label_s_probability():
 
 def test_confidence_maps_are_entropy_maximum_and_margin():
   p = jnp.array([[0.5, 0.25, 0.125, 0.125], [0.25, 0.25, 0.25, 0.25]])
-  np.testing.assert_allclose(
-    confidence_maps(jnp.log(p)), [[1.75 / 2, 0.5, 0.25], [1, 0.25, 0]], atol=1e-6
-  )
+  np.testing.assert_allclose(confidence_maps(jnp.log(p)), [[1.75 / 2, 0.5, 0.25], [1, 0.25, 0]], atol=1e-6)
 
 
 def scores(z, semantic, label):

@@ -17,9 +17,7 @@ def kernels(head, output_stride=16):
     for size, width in zip(sizes, (*widths, 12), strict=True)
   )
   endpoints = Endpoints(tuple(low), final, strides, output_stride)
-  out, variables = jax.eval_shape(
-    lambda e: head.init_with_output(jax.random.key(0), e, False), endpoints
-  )
+  out, variables = jax.eval_shape(lambda e: head.init_with_output(jax.random.key(0), e, False), endpoints)
   flat = jax.tree_util.tree_flatten_with_path(variables["params"])[0]
   return out, {"/".join(k.key for k in path): leaf.shape for path, leaf in flat}
 

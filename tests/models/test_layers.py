@@ -62,9 +62,7 @@ def test_shifted_depthwise_convolution_is_the_native_one(stride, dilation, size)
   @jax.jit
   def run(x, kernel):
     """(output, gradients of a function of it) of either form."""
-    forms = [
-      lambda x, k, f=f: f(x, k, stride, dilation) for f in (layers.depthwise_conv, native_depthwise)
-    ]
+    forms = [lambda x, k, f=f: f(x, k, stride, dilation) for f in (layers.depthwise_conv, native_depthwise)]
     slopes = [jax.grad(lambda x, k, f=f: jnp.sin(f(x, k)).sum(), (0, 1)) for f in forms]
     return [(f(x, kernel), *g(x, kernel)) for f, g in zip(forms, slopes, strict=True)]
 

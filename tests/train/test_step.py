@@ -70,9 +70,7 @@ def test_all_ignored_crops_train_nothing_and_give_no_nan(bench):
   one = bench("semantic")
   before = flat(one.state.variables["params"])
   batch = one.batches(1)[0]
-  state, metrics = one.step(
-    one.state, one.frozen, batch.replace(label=np.full_like(batch.label, 255))
-  )
+  state, metrics = one.step(one.state, one.frozen, batch.replace(label=np.full_like(batch.label, 255)))
   assert metrics["loss"] == metrics["grad_norm"] == 0
   for name, value in flat(state.variables["params"]).items():
     np.testing.assert_array_equal(value, before[name])
@@ -106,9 +104,7 @@ def test_eight_devices_train_as_one_does_in_float32(bench, name):
 @pytest.mark.parametrize("name", ["semantic", "detail"])
 def test_eight_devices_train_as_one_does_in_float64(bench, name):
   with jax.enable_x64(True):
-    (a, _, end_a), (b, _, end_b) = (
-      losses_and_gradient(bench, name, n, dtype="float64") for n in (1, 8)
-    )
+    (a, _, end_a), (b, _, end_b) = (losses_and_gradient(bench, name, n, dtype="float64") for n in (1, 8))
   np.testing.assert_allclose(a, b, rtol=1e-9)
   for key, value in end_a.items():
     assert value.dtype == np.float64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import ClassVar
 
@@ -77,7 +78,8 @@ class ResNet(nn.Module):
   deep_stem: bool = False
   bn_group_size: int = 0
   dtype: str = "float32"
-  output_strides: ClassVar[tuple[int, ...]] = (8, 16, 32)
+  # Fields that take few values.
+  choices: ClassVar[dict[str, Iterable[int]]] = {"depth": BLOCKS, "output_stride": (8, 16, 32)}
 
   def stem(self, x, train: bool):
     unit = partial(ConvBNReLU, bn_group_size=self.bn_group_size, dtype=self.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -43,7 +44,8 @@ class SqueezeNet(nn.Module):
 
   output_stride: int = 16
   dtype: str = "float32"
-  output_strides: ClassVar[tuple[int, ...]] = (8, 16)
+  # Fields that take few values.
+  choices: ClassVar[dict[str, Iterable[int]]] = {"output_stride": (8, 16)}
 
   @nn.compact
   def __call__(self, x, train: bool):

@@ -1,0 +1,60 @@
+import pytest
+
+from errseg_jax import build
+from errseg_jax.config import default_config, paper
+from errseg_jax.errors import UserError
+from errseg_jax.losses import DetailLoss, ErrorLoss
+
+
+def refused(call, *words):
+  with pytest.raises(UserError) as caught:
+    call()
+  assert "\n" not in str(caught.value)
+  for word in words:
+    assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"segmenter__backbone__name": "resnett"}, ("resnett", "did you mean 'resnet'", "squeezenet")),
+    ({"segmenter__head__name": "fcn"}, ("fcn", "deeplabv3plus")),
+    ({"segmenter__backbone__depth": 19}, ("depth=19", "18", "101")),
+    ({"segmenter__backbone__output_stride": 4}, ("output_stride=4", "8, 16, 32")),
+    ({"segmenter__head__feature": 3}, ("segmenter.head", "did you mean 'features'")),
+    ({"segmenter__channels": "bgra"}, ("channels", "rgb, bgr")),
+    ({"error_branch__prior": "mps"}, ("prior", "did you mean 'msp'")),
+    ({"error_branch__gate": "tanh"}, ("gate", "sigmoid, relu")),
+    ({"detail_branch__widths": (3,)}, ("detail_branch", "features")),
+    ({"detail_branch__encoder": "none"}, ("encoder", "missing, all")),
+    ({"dtype": "float16"}, ("dtype", "bfloat16")),
+  ],
+)
+def test_an_unknown_name_or_key_lists_the_known(tiny_config, changes, words):
+  refused(lambda: build.model(tiny_config(**changes), 3), *words)
+
+
+def test_losses_take_their_sections(tiny_config):
+  config = tiny_config(error_loss={"w2": 3.0}, detail_loss={"weights": "mask", "t": 0.4})
+  assert build.loss(config, "error") == ErrorLoss(w2=3.0)
+  assert build.loss(config, "detail") == DetailLoss("mask", 0.4)
+  refused(lambda: build.loss(tiny_config(error_loss={"w9": 1}), "error"), "w9", "w3_min")
+  refused(lambda: build.loss(tiny_config(detail_loss={"weights": "hard"}), "detail"), "mask, soft, all")
+
+
+def test_where_detail_comes_first_max_probability_stands_in(tiny_config):
+  assert not build.loss(tiny_config(), "detail").max_probability
+  assert build.loss(tiny_config(order=("semantic", "detail", "error")), "detail").max_probability
+
+
+def test_the_paper_s_setting_is_one_call_away():
+  config = default_config()
+  config.order = ("semantic", "detail", "error")
+  config = paper(config)
+  assert config.order == ("semantic", "error", "detail")
+  assert build.loss(config, "error") == ErrorLoss(1.0, 1.5, None, 0.001, 0.95)
+  assert build.loss(config, "detail") == DetailLoss("mask", 0.7)
+  model = build.model(config, 19)
+  assert model.error.prior == "none"
+  assert not model.detail.residual
+  assert (config.choose.fusions, config.choose.thresholds) == (("mask",), (0.7,))
