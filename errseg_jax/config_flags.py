@@ -57,9 +57,9 @@ def check_keys(config: ConfigDict, default: ConfigDict, where: str = "") -> None
   """
   for key, value in config.items():
     old, path = _get(default, key, where), f"{where}.{key}" if where else key
-    if isinstance(old, ConfigDict) and isinstance(value, ConfigDict):
-      if path not in FREE and key != "multipliers":
-        check_keys(value, old, path)
+    closed = isinstance(old, ConfigDict) and path not in FREE and key != "multipliers"
+    if closed and isinstance(value, ConfigDict):
+      check_keys(value, old, path)
 
 
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:

@@ -56,7 +56,7 @@ def write_folders(root: pathlib.Path, counts=COUNTS) -> pathlib.Path:
 
 
 def make_config(root: pathlib.Path, **changes):
-  """The default config shrunk to the data of `write_folders`; `stages__error__steps=3` sets config.stages.error.steps."""
+  """The default config shrunk to `write_folders`; `stages__error__steps=3` sets stages.error.steps."""
   config = configs.default_config()
   config.num_devices = 1
   config.data = {"name": "folders", "root": str(root), "num_classes": 3, "class_names": CLASSES}

@@ -148,7 +148,7 @@ def test_dropout_of_a_branch_acts_in_training_only():
   features = make_features()
   semantic = resize(features.logits, (H, W))
   branch = DetailBranch(C, (8, 8, 8), dropout=0.5)
-  logits, variables = start(branch, IMAGE, features, semantic)
+  _, variables = start(branch, IMAGE, features, semantic)
 
   @jax.jit
   def run(seed):

@@ -85,7 +85,7 @@ def test_shifted_max_pool_is_the_windowed_one(stride, symmetric, size):
 
   @jax.jit
   def run(x):
-    return [(f(x), jax.grad(lambda x: jnp.sin(f(x)).sum())(x)) for f in (ours, native)]
+    return [(f(x), jax.grad(lambda x, f=f: jnp.sin(f(x)).sum())(x)) for f in (ours, native)]
 
   (got, got_slope), (want, want_slope) = run(x)
   assert got.shape[1:3] == tuple(-(-n // stride) for n in size)
