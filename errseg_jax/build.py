@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from errseg_jax import losses
 from errseg_jax.data import datasets
@@ -49,7 +50,48 @@ def construct(cls: type, section: Mapping[str, Any], where: str, **extra: Any) -
   for key in section:
     known(key, fields, f"config.{where}: key")
   values = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
+  if missing := [f for f in fields if f not in values and f not in defaults(cls)]:
+    raise UserError(f"config.{where} needs {', '.join(missing)}")
   return cls(**values, **extra)
+
+
+def defaults(cls: type) -> dict[str, Any]:
+  """The fields of a class that have a default, with it."""
+  out = {}
+  for field in dataclasses.fields(cls):
+    if field.init and field.name not in ("parent", "name", "dtype"):
+      if field.default is not dataclasses.MISSING:
+        out[field.name] = field.default
+      elif field.default_factory is not dataclasses.MISSING:
+        out[field.name] = field.default_factory()
+  return out
+
+
+def with_defaults(config: ConfigDict) -> ConfigDict:
+  """Fills the sections that are the arguments of a class with the class's defaults.
+
+  So config.json says all that was in force, and every field can be set by a flag.
+
+  Raises:
+    UserError: the name of an unknown data set, backbone or head.
+  """
+  names = (
+    (config.data, datasets.DATASETS, "config.data.name"),
+    (config.segmenter.backbone, BACKBONES, "config.segmenter.backbone.name"),
+    (config.segmenter.head, HEADS, "config.segmenter.head.name"),
+  )
+  sections = [(s, registry[known(s.get("name"), registry, where)]) for s, registry, where in names]
+  sections += [
+    (config.error_branch, ErrorBranch),
+    (config.detail_branch, DetailBranch),
+    (config.error_loss, losses.ErrorLoss),
+    (config.detail_loss, losses.DetailLoss),
+  ]
+  for section, cls in sections:
+    for key, value in defaults(cls).items():
+      if key not in section and key != "max_probability":  # the order of the stages decides that one
+        section[key] = placeholder(float) if value is None else value
+  return config
 
 
 def dataset(config: ConfigDict) -> datasets.Dataset:

@@ -71,7 +71,7 @@ def report(args: argparse.Namespace) -> int:
 def data_check(args: argparse.Namespace) -> int:
   """Read every image and label of a data set and list what is wrong with it."""
   config = required_config(args)
-  from errseg_jax.data.check_command import check
+  from errseg_jax.check import check
 
   return check(config, args.split)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from errseg_jax.build import with_defaults
 from errseg_jax.config import default_config
 from errseg_jax.errors import UserError
 
@@ -46,7 +47,7 @@ def load(name: str, overrides: Sequence[str]) -> ConfigDict:
   except Exception as error:  # the user's own code: whatever it raises is theirs to mend
     raise UserError(f"--config={path}: {type(error).__name__}: {error}") from None
   check_keys(config, default_config())
-  return override(config, overrides)
+  return override(with_defaults(config), overrides)
 
 
 def check_keys(config: ConfigDict, default: ConfigDict, where: str = "") -> None:

@@ -25,8 +25,8 @@ from errseg_jax.inference.statistics import make_counter
 from errseg_jax.metrics.errors import error_scores, per_image_scores, threshold_scores
 from errseg_jax.metrics.segmentation import boundary_iou, segmentation_scores
 from errseg_jax.models.error_aware import infer
+from errseg_jax.progress import progress_bar
 from errseg_jax.structs import DatasetInfo
-from errseg_jax.train.progress import progress_bar
 from errseg_jax.train.sharding import make_mesh
 from errseg_jax.train.stages import plan
 from errseg_jax.train.state import merge

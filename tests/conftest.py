@@ -107,6 +107,7 @@ def tiny_config(shared_data):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, tiny_config):
   """The workdir of a finished run; read only. The config trains detail before error, and averages weights."""
+  from errseg_jax.build import with_defaults
   from errseg_jax.train.trainer import Trainer
 
   workdir = tmp_path_factory.mktemp("trained") / "run"
@@ -117,7 +118,7 @@ def trained(tmp_path_factory, tiny_config):
     stages__semantic__eval_every=15,
     stages__error__ema=0.9,
   )
-  Trainer(config, workdir).run()
+  Trainer(with_defaults(config), workdir).run()
   return workdir
 
 

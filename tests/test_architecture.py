@@ -11,26 +11,24 @@ ROOT = pathlib.Path(errseg_jax.__file__).parent
 ORDER = (
   "errors",
   "structs",
+  "progress",
   "config",
-  "config_flags",
   "data",
   "metrics",
   "models",
   "losses",
   "build",
+  "config_flags",
   "train",
   "inference",
   "evaluate",
   "report",
+  "check",
   "doctor",
   "cli",
 )
-# Training chooses, and scores itself, by the same code as evaluation; the command checks need the config's parts.
-EXCEPTIONS = {
-  ("train/trainer.py", "inference"),
-  ("data/check_command.py", "build"),
-  ("data/check_command.py", "train"),
-}
+# Training chooses, and scores itself, by the same code as evaluation.
+EXCEPTIONS = {("train/trainer.py", "inference")}
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
 

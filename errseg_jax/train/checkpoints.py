@@ -43,7 +43,11 @@ class StageCheckpoints:
     best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False, reverse=False)
     keep = policies.AnyPreservationPolicy([policies.LatestN(1), best])
     options = ocp.CheckpointManagerOptions(
-      preservation_policy=keep, best_fn=_score, best_mode="max", enable_async_checkpointing=True
+      preservation_policy=keep,
+      best_fn=_score,
+      best_mode="max",
+      # A reader must not remove what a running trainer is just writing.
+      cleanup_tmp_directories=create,
     )
     self.steps, self.select = steps, select
     handlers = {

@@ -28,6 +28,7 @@ def initial_variables(model: ErrorAware, config: ConfigDict) -> Variables:
   variables = dict(jax.jit(model.init)(jax.random.key(config.seed), image))
   variables.setdefault("batch_stats", {})
   if config.segmenter.init:
+    check_preprocessing(config)
     given = segmenter_of(pathlib.Path(config.segmenter.init), split(variables, ("segmenter",))[0])
     return merge(variables, given)
   if config.segmenter.backbone_weights:
@@ -35,6 +36,22 @@ def initial_variables(model: ErrorAware, config: ConfigDict) -> Variables:
     loaded = load_backbone(pathlib.Path(config.segmenter.backbone_weights), backbone)
     variables["params"]["segmenter"] = {**variables["params"]["segmenter"], "backbone": loaded}
   return variables
+
+
+def check_preprocessing(config: ConfigDict) -> None:
+  """A given network must see its images as it was trained to.
+
+  Raises:
+    UserError: mean, std or channel order differ from those of the other run.
+  """
+  workdir = config.segmenter.init
+  given = load_config(pathlib.Path(workdir)).segmenter
+  for key in ("mean", "std", "channels"):
+    if given[key] != config.segmenter[key]:
+      raise UserError(
+        f"segmenter.init={workdir} was trained with segmenter.{key}={given[key]}, this config has "
+        f"{config.segmenter[key]}: set the same"
+      )
 
 
 def segmenter_of(workdir: pathlib.Path, like: Variables) -> Variables:

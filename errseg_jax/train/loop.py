@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from errseg_jax.progress import progress_bar
 from errseg_jax.structs import Batch
 from errseg_jax.train.checkpoints import StageCheckpoints
-from errseg_jax.train.progress import progress_bar
 from errseg_jax.train.sharding import shard_batch
 from errseg_jax.train.stages import Stage
 from errseg_jax.train.state import TrainState, Variables

@@ -53,6 +53,7 @@ class Trainer:
         raise UserError(
           f"stages.{stage.name}.batch_size={stage.batch_size} is not a multiple of {self.mesh.devices.size} devices"
         )
+    self.check_groups()
     self.dataset = build.dataset(config)
     self.splits = build.splits(config)
     self.sources = self.splits.sources(self.dataset)
@@ -89,6 +90,16 @@ class Trainer:
     if branches and (fresh or not (self.workdir / "choice.json").exists()):
       self.choose(variables).save(self.workdir)
     writer.close()
+
+  def check_groups(self) -> None:
+    for part in ("backbone", "head"):
+      group = self.config.segmenter[part].get("bn_group_size", 0)
+      for stage in self.stages:
+        if group and "segmenter" in stage.groups and stage.batch_size % group:
+          raise UserError(
+            f"segmenter.{part}.bn_group_size={group} does not divide stages.{stage.name}.batch_size="
+            f"{stage.batch_size}"
+          )
 
   def describe(self, variables: Variables) -> None:
     """Logs images and parameters by part."""

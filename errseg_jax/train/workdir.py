@@ -12,7 +12,7 @@ from ml_collections.config_dict import placeholder
 
 from errseg_jax.errors import UserError
 
-OPTIONAL = {"platform": str, "num_devices": int}
+OPTIONAL = {"platform": str, "num_devices": int, "error_loss.w3": float}
 FREE = ("platform", "num_devices", "loader.threads", "data.root")
 """Keys that may change between runs of one workdir: they change no result, or name a place."""
 
@@ -43,8 +43,10 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
   except ValueError:
     raise UserError(f"{path} is damaged: it is not JSON") from None
   for key, kind in OPTIONAL.items():  # JSON's null has no type, and a flag needs one
-    if config.get(key) is None:
-      config[key] = placeholder(kind)
+    *sections, last = key.split(".")
+    section = config[sections[0]] if sections else config
+    if section.get(last) is None:
+      section[last] = placeholder(kind)
   return config
 
 

@@ -24,9 +24,7 @@ def test_folders_give_checked_samples(folders):
 
 def _message(folders, **kwargs):
   with pytest.raises(UserError) as caught:
-    datasets.build("folders", **{"root": str(folders), "num_classes": 2, **kwargs}).source("train")[
-      0
-    ]
+    datasets.build("folders", **{"root": str(folders), "num_classes": 2, **kwargs}).source("train")[0]
   assert "\n" not in str(caught.value)
   return str(caught.value)
 

@@ -24,9 +24,7 @@ def test_a_scene_is_a_function_of_seed_split_and_index(scenes):
 
 
 def test_splits_and_indices_differ(scenes):
-  images = [
-    scenes.source(split)[i]["image"] for split in ("train", "choose", "val") for i in (0, 1)
-  ]
+  images = [scenes.source(split)[i]["image"] for split in ("train", "choose", "val") for i in (0, 1)]
   assert len({image.tobytes() for image in images}) == 6
   names = [name for split in ("train", "choose", "val") for name in scenes.source(split).names]
   assert len(set(names)) == 190

@@ -24,9 +24,7 @@ def test_image_and_label_stay_aligned(scale, rotation):
     view = transform(_ramp(), rng)
     # Half a source pixel along the image's rim is mixed with the pad colour.
     inside = np.zeros((48, 48), bool)
-    inside[3:-3, 3:-3] = cv2.erode((view["label"] != 255) * np.uint8(1), np.ones((7, 7)))[
-      3:-3, 3:-3
-    ]
+    inside[3:-3, 3:-3] = cv2.erode((view["label"] != 255) * np.uint8(1), np.ones((7, 7)))[3:-3, 3:-3]
     difference = view["image"][..., 0].astype(float) - view["label"]
     assert inside.sum() > 50
     assert abs(difference[inside].mean()) < 0.3

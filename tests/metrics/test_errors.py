@@ -20,9 +20,7 @@ def sample(seed: int = 0, n: int = 3000) -> tuple[np.ndarray, np.ndarray]:
 
 
 def histogram(z: np.ndarray, is_error: np.ndarray) -> np.ndarray:
-  hist = errors.error_histogram(
-    jnp.asarray(z, jnp.float32)[None], is_error[None], np.ones((1, z.size), bool)
-  )
+  hist = errors.error_histogram(jnp.asarray(z, jnp.float32)[None], is_error[None], np.ones((1, z.size), bool))
   return np.asarray(hist[0])
 
 
@@ -77,9 +75,7 @@ def test_aurc_of_ties_is_the_mean_over_their_orders():
   is_error = np.array([1, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0], bool)
   rng = np.random.default_rng(0)
   k = np.arange(1, z.size + 1)
-  draws = [
-    np.mean(np.cumsum(is_error[np.lexsort((rng.random(z.size), z))]) / k) for _ in range(4000)
-  ]
+  draws = [np.mean(np.cumsum(is_error[np.lexsort((rng.random(z.size), z))]) / k) for _ in range(4000)]
   got = errors.error_scores(histogram(z, is_error))["AURC"]
   assert got == pytest.approx(100 * np.mean(draws), abs=0.5)
 
@@ -144,9 +140,7 @@ def test_per_image_scores_stream_and_skip_undefined_images():
   hists = np.stack([histogram(*sample(s, 400)) for s in range(4)])
   hists[2, 1] = 0
   whole = errors.image_score_sums(hists)
-  np.testing.assert_allclose(
-    whole, errors.image_score_sums(hists[:1]) + errors.image_score_sums(hists[1:])
-  )
+  np.testing.assert_allclose(whole, errors.image_score_sums(hists[:1]) + errors.image_score_sums(hists[1:]))
   want = np.mean([errors.error_scores(hists[i])["AUROC"] for i in (0, 1, 3)])
   assert errors.per_image_scores(whole)["AUROC"] == pytest.approx(want)
   assert errors.per_image_scores(np.zeros((3, 2))) == dict.fromkeys(errors.IMAGE_SCORES)

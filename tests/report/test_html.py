@@ -38,9 +38,7 @@ def make_curves() -> dict:
     valid = item.truth != 255
     p = np.clip(item.error_probability.astype(np.float64), 1e-6, 1 - 1e-6)
     z, wrong = np.log(p / (1 - p))[None], (item.semantic != item.truth)[None]
-    hist += [
-      np.asarray(errors.error_histogram(s, wrong, valid[None])[0], np.int64) for s in (z, 0.5 * z)
-    ]
+    hist += [np.asarray(errors.error_histogram(s, wrong, valid[None])[0], np.int64) for s in (z, 0.5 * z)]
     for i, labels in enumerate((item.semantic, item.detail)):
       confusion[i] += np.asarray(segmentation.confusion_matrix(item.truth, labels, 3))
   return {
@@ -52,8 +50,7 @@ def make_curves() -> dict:
 
 def make_results(curves: dict) -> dict:
   semantic, fused = (
-    segmentation.segmentation_scores(curves[f"confusion_{k}"], INFO.classes)
-    for k in ("semantic", "fused")
+    segmentation.segmentation_scores(curves[f"confusion_{k}"], INFO.classes) for k in ("semantic", "fused")
   )
   hist, free = curves["histograms"].values()
   sweep = [errors.threshold_scores(hist, hist[1], t) for t in (0.1, 0.5)]

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from errseg_jax import build
 from errseg_jax.data.checks import check_split, render_table
-from errseg_jax.train.progress import progress_bar
+from errseg_jax.progress import progress_bar
 
 
 def check(config: ConfigDict, split: str) -> int:
