@@ -19,7 +19,7 @@ __all__ = ["UserError", "__version__", "load"]
 
 
 def load(workdir: str) -> TrainedNetwork:
-  """The trained network of a workdir; see `inference.network.load`."""
-  from errseg_jax.inference.network import load as load_network
+  """The trained network of a workdir; see `train.restore.load`."""
+  from errseg_jax.train.restore import load as load_network
 
   return load_network(workdir)

@@ -51,7 +51,7 @@ def predict(args: argparse.Namespace) -> int:
   """Label images: labels, corrected labels, error map, overlay, predictions.csv."""
   config = workdir_config(args)
   prepare(config)
-  from errseg_jax.inference.predict import predict as run
+  from errseg_jax.predict import predict as run
 
   output = pathlib.Path(args.output) if args.output else workdir(args) / "predictions"
   print(run(workdir(args), [pathlib.Path(p) for p in args.images], output))
@@ -138,7 +138,7 @@ def prepare(config: ConfigDict) -> None:
     logging.getLogger("errseg").setLevel(logging.INFO)
   import jax
 
-  from errseg_jax.train.sharding import select_platform
+  from errseg_jax.sharding import select_platform
 
   jax.config.update("jax_compilation_cache_dir", os.environ.get("ERRSEG_CACHE", str(CACHE)))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

@@ -20,17 +20,17 @@ from errseg_jax import build
 from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.choose import mask_confusion
-from errseg_jax.inference.evaluator import Totals
+from errseg_jax.inference.evaluator import Totals, make_evaluator
 from errseg_jax.inference.statistics import make_counter
 from errseg_jax.metrics.errors import error_scores, per_image_scores, threshold_scores
 from errseg_jax.metrics.segmentation import boundary_iou, segmentation_scores
 from errseg_jax.models.error_aware import infer
 from errseg_jax.progress import progress_bar
+from errseg_jax.sharding import make_mesh
 from errseg_jax.structs import DatasetInfo
-from errseg_jax.train.sharding import make_mesh
+from errseg_jax.train.restore import stage_result, trained_variables
 from errseg_jax.train.stages import plan
 from errseg_jax.train.state import merge
-from errseg_jax.train.trainer import make_evaluator, stage_result, trained_variables
 
 BRANCHES = ("error", "detail")
 

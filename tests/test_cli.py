@@ -279,7 +279,7 @@ def test_import_and_help_are_quick_and_pull_in_nothing_heavy(code):
 
 
 def test_no_command_imports_tensorflow_or_torch():
-  modules = "train.trainer, errseg_jax.evaluate, errseg_jax.inference.predict, errseg_jax.doctor"
+  modules = "train.trainer, errseg_jax.evaluate, errseg_jax.predict, errseg_jax.doctor"
   out, _ = run(
     f"import sys, errseg_jax.{modules}, errseg_jax.report.collect; "
     "print([m for m in ('tensorflow', 'torch') if m in sys.modules])"

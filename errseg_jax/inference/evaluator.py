@@ -9,13 +9,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
+from errseg_jax import build
 from errseg_jax.data.pipeline import eval_batches
 from errseg_jax.inference.choice import Choice
 from errseg_jax.metrics.errors import image_score_sums
 from errseg_jax.metrics.segmentation import segmentation_scores
+from errseg_jax.sharding import shard_batch
 from errseg_jax.structs import Batch
-from errseg_jax.train.sharding import shard_batch
 
 WORST = 24  # images remembered by name, lowest accuracy first
 
@@ -126,3 +128,14 @@ class Evaluator:
     if waiting is not None:
       totals.add(jax.device_get(waiting[0]), waiting[1], per_image)
     return totals
+
+
+def make_evaluator(config: ConfigDict, mesh: Any) -> Evaluator:
+  """The evaluator of a config."""
+  return Evaluator(
+    mesh,
+    batch_size=config.loader.eval_batch_size,
+    size_multiple=config.loader.size_multiple,
+    pad_value=build.pad_value(config),
+    threads=config.loader.threads,
+  )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
 from typing import Any
 
 import jax
@@ -14,7 +13,6 @@ from ml_collections import ConfigDict
 
 from errseg_jax import build
 from errseg_jax.data.pipeline import bucket
-from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice, calibrated, fused_probabilities
 from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.structs import DatasetInfo, Outputs, Prediction
@@ -79,24 +77,3 @@ class TrainedNetwork:
     padded[0, :height, :width] = image
     out = jax.device_get(self._forward(self.variables, padded, self.choice.arrays()))
     return jax.tree.map(lambda x: x[0, :height, :width], out)
-
-
-def load(workdir: str | pathlib.Path) -> TrainedNetwork:
-  """The network that `errseg train` left in a workdir.
-
-  Raises:
-    UserError: no run there, not finished, or damaged.
-  """
-  from errseg_jax.train.trainer import trained_variables
-  from errseg_jax.train.workdir import load_config
-
-  workdir = pathlib.Path(workdir)
-  config = load_config(workdir)
-  if missing := {"error", "detail"} - set(config.order):
-    raise UserError(
-      f"{workdir}: this run trained no {' and no '.join(sorted(missing))} branch (config.order)"
-    )
-  choice = Choice.load(workdir)
-  info = build.dataset(config).info
-  model = build.model(config, info.num_classes)
-  return TrainedNetwork(config, info, model, trained_variables(config, workdir, model), choice)

@@ -11,9 +11,10 @@ from ml_collections import ConfigDict
 from errseg_jax import build
 from errseg_jax.errors import UserError
 from errseg_jax.evaluate import read_results
-from errseg_jax.inference.network import TrainedNetwork, load
+from errseg_jax.inference.network import TrainedNetwork
 from errseg_jax.report.html import GalleryItem, write_report
 from errseg_jax.structs import IGNORE
+from errseg_jax.train.restore import load
 from errseg_jax.train.writers import read_metrics
 
 

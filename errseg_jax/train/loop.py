@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from errseg_jax.progress import progress_bar
+from errseg_jax.sharding import shard_batch
 from errseg_jax.structs import Batch
 from errseg_jax.train.checkpoints import StageCheckpoints
-from errseg_jax.train.sharding import shard_batch
 from errseg_jax.train.stages import Stage
 from errseg_jax.train.state import TrainState, Variables
 from errseg_jax.train.step import Step

@@ -15,15 +15,15 @@ from errseg_jax.data.pipeline import step_names, train_batches
 from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.choose import candidate_scores, choose
-from errseg_jax.inference.evaluator import Evaluator
+from errseg_jax.inference.evaluator import make_evaluator
 from errseg_jax.inference.statistics import make_counter
 from errseg_jax.metrics.errors import error_scores
 from errseg_jax.models.fusion import FUSIONS
+from errseg_jax.sharding import make_mesh, replicate
 from errseg_jax.train.checkpoints import StageCheckpoints
 from errseg_jax.train.initialise import initial_variables
 from errseg_jax.train.loop import Loop, StopSignal
 from errseg_jax.train.optim import make_optimizer
-from errseg_jax.train.sharding import make_mesh, replicate
 from errseg_jax.train.stages import Stage, plan
 from errseg_jax.train.state import TrainState, Variables, merge, split
 from errseg_jax.train.step import make_step
@@ -200,36 +200,3 @@ class Trainer:
       thresholds=tuple(section.thresholds),
       on=f"{count} images ({where})",
     )
-
-
-def make_evaluator(config: ConfigDict, mesh: Any) -> Evaluator:
-  """The evaluator of a config."""
-  return Evaluator(
-    mesh,
-    batch_size=config.loader.eval_batch_size,
-    size_multiple=config.loader.size_multiple,
-    pad_value=build.pad_value(config),
-    threads=config.loader.threads,
-  )
-
-
-def trained_variables(config: ConfigDict, workdir: pathlib.Path, model: Any) -> Variables:
-  """The variables that a finished run left: each stage's result in its place.
-
-  Raises:
-    UserError: a stage has no checkpoint, or it does not fit.
-  """
-  variables = initial_variables(model, config)
-  for stage in plan(config):
-    if not stage.aside:
-      variables = merge(variables, stage_result(config, workdir, stage, variables))
-  return variables
-
-
-def stage_result(config: ConfigDict, workdir: pathlib.Path, stage: Stage, variables: Variables) -> Variables:
-  """What one stage of a run handed on."""
-  checkpoints = StageCheckpoints(workdir, stage.name, stage.steps, config.train.select, create=False)
-  try:
-    return checkpoints.result(split(variables, stage.groups)[0])
-  finally:
-    checkpoints.close()

@@ -13,8 +13,8 @@ from errseg_jax.inference.statistics import make_counter, threshold_counts
 from errseg_jax.metrics.errors import error_histogram
 from errseg_jax.metrics.segmentation import confusion_matrix, segmentation_scores
 from errseg_jax.models.fusion import FUSIONS
+from errseg_jax.sharding import make_mesh
 from errseg_jax.structs import Outputs
-from errseg_jax.train.sharding import make_mesh
 
 THRESHOLDS = (0.1, 0.5, 0.9)
 C, SIZE = 3, 32

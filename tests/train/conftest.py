@@ -6,10 +6,10 @@ import pytest
 
 from errseg_jax import build
 from errseg_jax.data.pipeline import train_batches
+from errseg_jax.sharding import make_mesh, replicate, shard_batch
 from errseg_jax.structs import Batch
 from errseg_jax.train.initialise import initial_variables
 from errseg_jax.train.optim import make_optimizer
-from errseg_jax.train.sharding import make_mesh, replicate, shard_batch
 from errseg_jax.train.stages import plan
 from errseg_jax.train.state import TrainState, split
 from errseg_jax.train.step import make_step

@@ -12,9 +12,9 @@ import numpy as np
 
 from errseg_jax.data.images import IMAGE_SUFFIXES, read_image, write_label_png, write_png
 from errseg_jax.errors import UserError
-from errseg_jax.inference.network import load
 from errseg_jax.progress import progress_bar
 from errseg_jax.structs import Prediction
+from errseg_jax.train.restore import load
 
 ERROR_COLOUR = np.array((230, 159, 0), np.float32)  # orange, told from every label by colour-blind eyes
 COLUMNS = ("image", "expected_accuracy", "flagged_share", "height", "width")

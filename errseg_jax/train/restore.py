@@ -1,0 +1,58 @@
+"""What a finished run left in its workdir, loaded."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from errseg_jax import build
+from errseg_jax.errors import UserError
+from errseg_jax.inference.choice import Choice
+from errseg_jax.inference.network import TrainedNetwork
+from errseg_jax.train.checkpoints import StageCheckpoints
+from errseg_jax.train.initialise import initial_variables
+from errseg_jax.train.stages import Stage, plan
+from errseg_jax.train.state import Variables, merge, split
+from errseg_jax.train.workdir import load_config
+
+
+def trained_variables(config: ConfigDict, workdir: pathlib.Path, model: Any) -> Variables:
+  """The variables that a finished run left: each stage's result in its place.
+
+  Raises:
+    UserError: a stage has no checkpoint, or it does not fit.
+  """
+  variables = initial_variables(model, config)
+  for stage in plan(config):
+    if not stage.aside:
+      variables = merge(variables, stage_result(config, workdir, stage, variables))
+  return variables
+
+
+def stage_result(config: ConfigDict, workdir: pathlib.Path, stage: Stage, variables: Variables) -> Variables:
+  """What one stage of a run handed on."""
+  checkpoints = StageCheckpoints(workdir, stage.name, stage.steps, config.train.select, create=False)
+  try:
+    return checkpoints.result(split(variables, stage.groups)[0])
+  finally:
+    checkpoints.close()
+
+
+def load(workdir: str | pathlib.Path) -> TrainedNetwork:
+  """The network that `errseg train` left in a workdir.
+
+  Raises:
+    UserError: no run there, not finished, or damaged.
+  """
+  workdir = pathlib.Path(workdir)
+  config = load_config(workdir)
+  if missing := {"error", "detail"} - set(config.order):
+    raise UserError(
+      f"{workdir}: this run trained no {' and no '.join(sorted(missing))} branch (config.order)"
+    )
+  choice = Choice.load(workdir)
+  info = build.dataset(config).info
+  model = build.model(config, info.num_classes)
+  return TrainedNetwork(config, info, model, trained_variables(config, workdir, model), choice)
