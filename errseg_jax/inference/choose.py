@@ -23,6 +23,7 @@ from errseg_jax.metrics.segmentation import segmentation_scores
 from errseg_jax.models.error_aware import ErrorAware
 
 MAX_SAMPLES = 400_000  # pixels that the gate is fitted on
+TOLERANCE = 0.05  # mIoU; smaller differences are noise
 GATE_DECAY = 1e-4  # L2 on the gate's weights
 
 
@@ -77,7 +78,7 @@ def choose(
   thresholds: Sequence[float],
   on: str,
 ) -> Choice:
-  """The best candidate by mIoU on `source`; "semantic" unless another is strictly better.
+  """The best candidate by mIoU on `source`; of near equals the most cautious one.
 
   Args:
     evaluator: runs the network.
@@ -108,8 +109,7 @@ def choose(
     for key, value in evaluator.run(counter, variables, part, fold).counts.items():
       counts[key] = counts.get(key, 0) + value
   scores = candidate_scores(counts, fusions, thresholds)
-  best = max(scores, key=lambda name: (scores[name] or 0.0, name == "semantic"))
-  fusion, _, t = best.partition("@")
+  fusion, _, t = most_cautious(scores).partition("@")
   scale, offset = platts[2]
   calibration = {
     "before": error_scores(raw[0] + raw[1])["ECE"],
@@ -117,6 +117,20 @@ def choose(
   }
   threshold = float(t) if t else 0.5
   return Choice(fusion, threshold, scale, offset, final_gate, on, scores, calibration)
+
+
+def most_cautious(scores: dict[str, float | None]) -> str:
+  """Of the candidates within TOLERANCE of the best, the one that changes the frozen labels least.
+
+  That is "semantic", then "mask" from the largest t down, then the others.
+  """
+
+  def caution(name: str) -> tuple[int, float]:
+    fusion, _, t = name.partition("@")
+    return ("semantic", "mask").index(fusion) if fusion in ("semantic", "mask") else 2, -float(t or 0)
+
+  best = max(score or 0.0 for score in scores.values())
+  return min((n for n, score in scores.items() if (score or 0.0) >= best - TOLERANCE), key=caution)
 
 
 def candidate_scores(
