@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -105,6 +106,30 @@ def splits(config: ConfigDict) -> Splits:
   return construct(Splits, config.splits, "splits")
 
 
+def check_numbers(config: ConfigDict) -> None:
+  """Counts that something is divided by.
+
+  Raises:
+    UserError: one is below 1.
+  """
+  for section, key in (("loader", "eval_batch_size"), ("loader", "size_multiple"), ("train", "log_every")):
+    if config[section][key] < 1:
+      raise UserError(f"config.{section}.{key}={config[section][key]} must be at least 1")
+
+
+def thresholds(config: ConfigDict) -> tuple[float, ...]:
+  """The grid of t; what is counted between its values needs it in ascending order.
+
+  Raises:
+    UserError: it is empty, not ascending, or outside 0..1.
+  """
+  values = tuple(config.choose.thresholds)
+  numbers = bool(values) and all(isinstance(t, int | float) and 0 < t < 1 for t in values)
+  if not numbers or any(a >= b for a, b in itertools.pairwise(values)):
+    raise UserError(f"config.choose.thresholds={values} must be ascending numbers between 0 and 1")
+  return values
+
+
 def pad_value(config: ConfigDict) -> tuple[int, int, int]:
   """RGB colour of padding: the mean that preprocessing subtracts."""
   r, g, b = (round(m) for m in config.segmenter.mean)
@@ -139,16 +164,23 @@ def segmenter(config: ConfigDict, num_classes: int) -> Segmenter:
 
 def model(config: ConfigDict, num_classes: int) -> ErrorAware:
   """The semantic network with its branches."""
+  if num_classes < 2:
+    raise UserError(f"the data set has {num_classes} class; a network needs two or more to tell apart")
   error, detail = config.error_branch.to_dict(), config.detail_branch.to_dict()
   known(error.get("prior", "none"), PRIORS, "config.error_branch.prior")
   known(detail.get("encoder", "missing"), ("missing", "all"), "config.detail_branch.encoder")
   for name, section in (("error_branch", error), ("detail_branch", detail)):
     known(section.get("gate", "sigmoid"), GATES, f"config.{name}.gate")
-  return ErrorAware(
+  parts = (
     segmenter(config, num_classes),
     construct(ErrorBranch, error, "error_branch", dtype=config.dtype),
     construct(DetailBranch, detail, "detail_branch", dtype=config.dtype, num_classes=num_classes),
   )
+  if len(parts[2].features) != len(parts[2].strides):
+    raise UserError(
+      f"config.detail_branch.features={parts[2].features} and strides={parts[2].strides} must be of one length"
+    )
+  return ErrorAware(*parts)
 
 
 def loss(config: ConfigDict, stage: str) -> Any:

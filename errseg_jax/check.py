@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 from rich.console import Console
+from rich.markup import escape
 
 from errseg_jax import build
 from errseg_jax.data.checks import check_split, render_table
@@ -21,10 +22,10 @@ def check(config: ConfigDict, split: str) -> int:
   out, problems = Console(), 0
   for name in dict.fromkeys(names):
     with progress_bar(f"check {name}", len(dataset.scan(name)[0])) as show:
-      report = check_split(dataset, name, show)
+      report = check_split(dataset, name, lambda done, total: show(done))
     out.print(render_table(report, dataset.info))
     for line in report.warnings:
-      out.print(f"[yellow]warning[/yellow] {line}", highlight=False)
+      out.print(f"[yellow]warning[/yellow] {escape(line)}", highlight=False)
     for line in report.problems:
       Console(stderr=True, soft_wrap=True).print(f"errseg: {line}", highlight=False, markup=False)
     problems += len(report.problems)

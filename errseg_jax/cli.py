@@ -54,7 +54,7 @@ def predict(args: argparse.Namespace) -> int:
   from errseg_jax.predict import predict as run
 
   output = pathlib.Path(args.output) if args.output else workdir(args) / "predictions"
-  print(run(workdir(args), [pathlib.Path(p) for p in args.images], output))
+  print(run(workdir(args), [pathlib.Path(p) for p in args.images], output, config))
   return 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from errseg_jax.build import with_defaults
+from errseg_jax.build import check_numbers, with_defaults
 from errseg_jax.config import default_config
 from errseg_jax.errors import UserError
 
@@ -38,14 +38,18 @@ def load(name: str, overrides: Sequence[str]) -> ConfigDict:
     near = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
     raise UserError(f"--config={path}: no such file" + (f"; there are {', '.join(near)}" if near else ""))
   spec = importlib.util.spec_from_file_location("errseg_config", file)
-  module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+  if spec is None or spec.loader is None:
+    raise UserError(f"--config={path} is not a Python file")
+  module = importlib.util.module_from_spec(spec)
   try:
-    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    spec.loader.exec_module(module)
     config = module.get_config(arg or None)
   except UserError:
     raise
   except Exception as error:  # the user's own code: whatever it raises is theirs to mend
     raise UserError(f"--config={path}: {type(error).__name__}: {error}") from None
+  if not isinstance(config, ConfigDict):
+    raise UserError(f"--config={path}: get_config must return a ConfigDict, as default_config() does")
   check_keys(config, default_config())
   return override(with_defaults(config), overrides)
 
@@ -87,6 +91,7 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     except (ValueError, TypeError):
       kind = section.get_type(last).__name__
       raise UserError(f"{word}: config.{key} is of type {kind} ({old!r} by default)") from None
+  check_numbers(config)
   return config
 
 
@@ -121,5 +126,7 @@ def convert(text: str, kind: type) -> Any:
     except (ValueError, SyntaxError):
       value = text.strip("()[]").split(",")
       value = [v.strip().strip("'\"") for v in value if v.strip()]
+    if isinstance(value, dict):  # of a label map: its pairs
+      return kind(value.items())
     return kind(value if isinstance(value, tuple | list) else (value,))
   raise ValueError(text)

@@ -7,6 +7,7 @@ import importlib.util
 import platform
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 NEEDED = (
@@ -35,7 +36,11 @@ def doctor() -> int:
   if "jax" not in missing:
     import jax
 
-    for device in jax.devices():
-      table.add_row(f"device {device.id}", f"{device.platform}: {device.device_kind}")
+    try:
+      for device in jax.devices():
+        table.add_row(f"device {device.id}", f"{device.platform}: {device.device_kind}")
+    except RuntimeError as error:
+      missing.append("device")
+      table.add_row("devices", f"[red]none[/red]: {escape(str(error))}")
   Console().print(table)
   return 1 if missing else 0

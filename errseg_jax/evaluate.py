@@ -26,7 +26,7 @@ from errseg_jax.metrics.errors import error_scores, per_image_scores, threshold_
 from errseg_jax.metrics.segmentation import boundary_iou, segmentation_scores
 from errseg_jax.models.error_aware import infer
 from errseg_jax.progress import progress_bar
-from errseg_jax.sharding import make_mesh
+from errseg_jax.sharding import make_mesh, replicate
 from errseg_jax.structs import DatasetInfo
 from errseg_jax.train.restore import stage_result, trained_variables
 from errseg_jax.train.stages import plan
@@ -52,12 +52,13 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[str,
   dataset = build.dataset(config)
   source, info = dataset.source(split), dataset.info
   model = build.model(config, info.num_classes)
-  variables = trained_variables(config, workdir, model)
+  mesh = make_mesh(config.num_devices)
+  variables = replicate(trained_variables(config, workdir, model), mesh)
   stages = {stage.name: stage for stage in plan(config)}
   branches = tuple(b for b in BRANCHES if b in stages)
   choice = Choice.load(workdir) if set(BRANCHES) <= set(branches) else Choice()
-  evaluator = make_evaluator(config, make_mesh(config.num_devices))
-  thresholds = tuple(config.choose.thresholds)
+  evaluator = make_evaluator(config, mesh)
+  thresholds = build.thresholds(config)
   counter = make_counter(model, wanted=branches, thresholds=thresholds, fusion=choice.fusion)
   with progress_bar(f"evaluate {split}", len(source)) as show:
     totals = evaluator.run(counter, variables, source, choice, per_image=True, progress=show)

@@ -12,6 +12,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from errseg_jax.errors import UserError
 from errseg_jax.models.error_branch import max_probability_logit
 from errseg_jax.structs import IGNORE, Outputs
 
@@ -65,6 +66,10 @@ class ErrorLoss:
   w3: float | None = None
   w3_min: float = 0.001
   rho: float = 0.95
+
+  def __post_init__(self):
+    if not 0 < self.rho < 1:
+      raise UserError(f"error_loss.rho={self.rho} must be between 0 and 1")
 
   def weights(self, semantic: jax.Array, label: jax.Array) -> jax.Array:
     """Weight of each pixel [B, H, W], from frozen logits [B, H, W, C]; 0 where ignored."""
@@ -123,4 +128,3 @@ class DetailLoss:
 
 
 WEIGHTS = ("mask", "soft", "all")
-LOSSES = {"semantic": SemanticLoss, "error": ErrorLoss, "detail": DetailLoss}

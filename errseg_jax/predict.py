@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
+from ml_collections import ConfigDict
 
 from errseg_jax.data.images import IMAGE_SUFFIXES, read_image, write_label_png, write_png
 from errseg_jax.errors import UserError
@@ -43,7 +44,9 @@ def find_images(paths: Sequence[pathlib.Path], output: pathlib.Path) -> dict[str
 
 
 def _images(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  return (f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
+  # Archives made on a Mac hold "._NAME.png" beside each file.
+  known = (f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
+  return (f for f in known if not f.name.startswith("."))
 
 
 def overlay(image: np.ndarray, error_probability: np.ndarray) -> np.ndarray:
@@ -62,13 +65,19 @@ def write_outputs(output: pathlib.Path, name: str, image: np.ndarray, out: Predi
   write_png(output / f"{name}_overlay.png", overlay(image, probability))
 
 
-def predict(workdir: pathlib.Path, paths: Sequence[pathlib.Path], output: pathlib.Path) -> pathlib.Path:
+def predict(
+  workdir: pathlib.Path,
+  paths: Sequence[pathlib.Path],
+  output: pathlib.Path,
+  config: ConfigDict | None = None,
+) -> pathlib.Path:
   """Predicts images and folders.
 
   Args:
     workdir: of a finished run.
     paths: image files or folders.
     output: folder for the results.
+    config: of the workdir, with changes of this call; None reads it.
 
   Returns:
     The path of predictions.csv: expected accuracy of the frozen network's labels (mean of 1 - calibrated
@@ -78,8 +87,11 @@ def predict(workdir: pathlib.Path, paths: Sequence[pathlib.Path], output: pathli
     UserError: a path or image that cannot be read; a workdir that is not finished.
   """
   images = find_images(paths, output)
-  network = load(workdir)
-  output.mkdir(parents=True, exist_ok=True)
+  network = load(workdir, config)
+  try:
+    output.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"--output={output} cannot be made ({error.strerror}); name another folder") from None
   rows: list[tuple] = []
   with progress_bar("predict", len(images)) as show:
     for done, (name, path) in enumerate(images.items(), 1):

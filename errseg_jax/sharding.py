@@ -29,7 +29,7 @@ def select_platform(platform: str | None, num_devices: int | None) -> None:
       f"config.platform={platform!r}: this installation of jax has no such device; "
       "install jax for it, or use --config.platform=cpu"
     ) from None
-  if num_devices and num_devices > found:
+  if num_devices and not 0 < num_devices <= found:
     raise UserError(f"config.num_devices={num_devices}, but jax finds {found}: {jax.devices()[0].platform}")
 
 

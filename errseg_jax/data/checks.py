@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from errseg_jax.data.datasets.base import Dataset, Source
@@ -141,5 +142,5 @@ def render_table(report: CheckReport, info: DatasetInfo) -> Table:
   for index, name in enumerate(info.classes):
     images = str(report.present[index]) if report.present[index] else "absent"
     share = f"{report.share[index]:.2%}"
-    table.add_row(name, str(index), f"{report.pixels[index]:,}", share, images)
+    table.add_row(escape(name), str(index), f"{report.pixels[index]:,}", share, images)
   return table

@@ -41,7 +41,7 @@ class TrainTransform:
   pad_value: tuple[int, int, int] = (124, 116, 104)
 
   def __post_init__(self):
-    if min(self.crop_size) < 1:
+    if len(self.crop_size) != 2 or not all(isinstance(n, int) and n > 0 for n in self.crop_size):
       raise UserError(f"crop_size {self.crop_size} must be two positive numbers of pixels")
     if not 0 < self.scale_min <= self.scale_max or self.scale_step <= 0:
       raise UserError(

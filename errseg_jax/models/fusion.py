@@ -13,7 +13,7 @@ FUSIONS = ("semantic", "mask", "soft", "gate")
 def gate_features(semantic: jax.Array, detail: jax.Array, error: jax.Array) -> jax.Array:
   """What the learned gate looks at, [..., 6].
 
-  The calibrated error logit, both networks' own doubts, the detail branch's disbelief in the frozen label,
+  The raw error logit, both networks' own doubts, the detail branch's disbelief in the frozen label,
   whether the two agree, and a constant; logits in units of 10.
   """
   labels = semantic.argmax(-1)

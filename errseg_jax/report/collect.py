@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import zipfile
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -28,7 +29,7 @@ def report(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
   try:
     with np.load(workdir / "evaluation.npz", allow_pickle=False) as file:
       arrays = {k: file[k] for k in file.files}
-  except (OSError, ValueError):
+  except (OSError, ValueError, zipfile.BadZipFile):
     raise UserError(
       f"{workdir}/evaluation.npz is missing or damaged: run `errseg evaluate --workdir={workdir}` first"
     ) from None
@@ -39,7 +40,7 @@ def report(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
     "confusion_semantic": arrays["confusion.semantic"],
     "confusion_fused": arrays.get("confusion.fused", arrays["confusion.semantic"]),
   }
-  network = load(workdir)
+  network = load(workdir, config)
   source = build.dataset(config).source(results["split"])
   gallery = make_gallery(network, source, [str(n) for n in arrays["worst.names"]])
   path = workdir / "report.html"

@@ -93,12 +93,17 @@ class StageCheckpoints:
     """The variables that the stage hands on: its best checkpoint, or its last.
 
     Raises:
-      UserError: there is none, or its arrays are not those of `like`.
+      UserError: there is none, the stage is not complete, or its arrays are not those of `like`.
     """
     step = self.manager.best_step() if self.select == "best" else None
     step = self.manager.latest_step() if step is None else step
     if step is None:
       raise UserError(f"{self.folder}: no checkpoint; run `errseg train` with this workdir first")
+    if not self.complete():
+      raise UserError(
+        f"{self.folder}: its training stopped at step {self.manager.latest_step()} of {self.steps}; "
+        "run `errseg train` with this workdir again to finish it"
+      )
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     args = ocp.args.Composite(result=ocp.args.StandardRestore(abstract))
     return self._guard(step, "result", like, args).result

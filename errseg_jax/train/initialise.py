@@ -22,11 +22,17 @@ from errseg_jax.train.workdir import load_config
 SIZE = 64  # pixels; any size gives the same variables
 
 
-def initial_variables(model: ErrorAware, config: ConfigDict) -> Variables:
-  """All groups at step 0 of a run; the given network or backbone weights in place."""
+def random_variables(model: ErrorAware, config: ConfigDict) -> Variables:
+  """All groups at random; every weight that a run sets comes on top."""
   image = jnp.zeros((1, SIZE, SIZE, 3), jnp.uint8)
   variables = dict(jax.jit(model.init)(jax.random.key(config.seed), image))
   variables.setdefault("batch_stats", {})
+  return variables
+
+
+def initial_variables(model: ErrorAware, config: ConfigDict) -> Variables:
+  """All groups at step 0 of a run; the given network or backbone weights in place."""
+  variables = random_variables(model, config)
   if config.segmenter.init:
     check_preprocessing(config)
     given = segmenter_of(pathlib.Path(config.segmenter.init), split(variables, ("segmenter",))[0])

@@ -96,7 +96,8 @@ class Loop:
         ends = done == stage.steps
         logs = done % self.log_every == 0 or ends
         scores = ends or (stage.eval_every and done % stage.eval_every == 0)
-        saves = scores or done % stage.save_every == 0 or self.stop.received
+        stops = self.stop.received and not ends  # looked at once: what stops has been saved
+        saves = scores or done % stage.save_every == 0 or stops
         if logs or saves:
           waiting = self.fetch(waiting, done)
         if logs:
@@ -112,7 +113,7 @@ class Loop:
           # A copy: the list grows while the checkpoint is written in the background.
           progress = {"stage": stage.name, "step": done, "pending": list(waiting)}
           self.checkpoints.save(state, progress, value)
-        if self.stop.received and not ends:
+        if stops:
           self.checkpoints.wait()
           self.writer.close()
           raise Stopped

@@ -12,7 +12,7 @@ from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.network import TrainedNetwork
 from errseg_jax.train.checkpoints import StageCheckpoints
-from errseg_jax.train.initialise import initial_variables
+from errseg_jax.train.initialise import initial_variables, random_variables
 from errseg_jax.train.stages import Stage, plan
 from errseg_jax.train.state import Variables, merge, split
 from errseg_jax.train.workdir import load_config
@@ -24,8 +24,11 @@ def trained_variables(config: ConfigDict, workdir: pathlib.Path, model: Any) -> 
   Raises:
     UserError: a stage has no checkpoint, or it does not fit.
   """
-  variables = initial_variables(model, config)
-  for stage in plan(config):
+  stages = plan(config)
+  # Its own semantic network replaces the backbone weights that it started from: their file may be gone.
+  own = any(stage.name == "semantic" for stage in stages)
+  variables = random_variables(model, config) if own else initial_variables(model, config)
+  for stage in stages:
     if not stage.aside:
       variables = merge(variables, stage_result(config, workdir, stage, variables))
   return variables
@@ -40,14 +43,18 @@ def stage_result(config: ConfigDict, workdir: pathlib.Path, stage: Stage, variab
     checkpoints.close()
 
 
-def load(workdir: str | pathlib.Path) -> TrainedNetwork:
+def load(workdir: str | pathlib.Path, config: ConfigDict | None = None) -> TrainedNetwork:
   """The network that `errseg train` left in a workdir.
+
+  Args:
+    workdir: of a finished run.
+    config: its config with changes of this call, such as another dtype; None reads it.
 
   Raises:
     UserError: no run there, not finished, or damaged.
   """
   workdir = pathlib.Path(workdir)
-  config = load_config(workdir)
+  config = load_config(workdir) if config is None else config
   if missing := {"error", "detail"} - set(config.order):
     raise UserError(
       f"{workdir}: this run trained no {' and no '.join(sorted(missing))} branch (config.order)"

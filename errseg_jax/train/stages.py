@@ -55,6 +55,17 @@ class Stage:
   ema: float
   optimizer: ConfigDict
 
+  def __post_init__(self):
+    for key, least in (("steps", 1), ("batch_size", 1), ("eval_every", 0), ("save_every", 1)):
+      if getattr(self, key) < least:
+        raise UserError(f"stages.{self.name}.{key}={getattr(self, key)} must be at least {least}")
+    if not 0 <= self.ema < 1:
+      raise UserError(f"stages.{self.name}.ema={self.ema} must be at least 0 and below 1")
+    if not 0 <= self.optimizer.warmup_steps < self.steps:
+      raise UserError(
+        f"stages.{self.name}.optimizer.warmup_steps={self.optimizer.warmup_steps} must be below its {self.steps} steps"
+      )
+
 
 def plan(config: ConfigDict) -> list[Stage]:
   """The stages of a config in order; a given network (`segmenter.init`) needs no semantic stage.
@@ -69,6 +80,8 @@ def plan(config: ConfigDict) -> list[Stage]:
     order = [name for name in order if name != "semantic"]
   elif "semantic" not in order:
     raise UserError("config.order has no semantic stage and config.segmenter.init names no network")
+  elif order[0] != "semantic":
+    raise UserError(f"config.order={tuple(order)}: the other stages need the semantic stage before them")
   _check_prior(config, order)
   stages = []
   for number, name in enumerate(order):

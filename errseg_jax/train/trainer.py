@@ -60,6 +60,9 @@ class Trainer:
     self.transform = build.transform(config)
     self.model = build.model(config, self.dataset.info.num_classes)
     self.losses = {stage.name: build.loss(config, stage.name) for stage in self.stages}
+    build.thresholds(config)
+    if not config.choose.fusions:
+      raise UserError(f"config.choose.fusions is empty; known: {', '.join(FUSIONS)}")
     for fusion in config.choose.fusions:
       build.known(fusion, FUSIONS, "config.choose.fusions")
     build.known(config.train.select, ("best", "last"), "config.train.select")
@@ -104,7 +107,7 @@ class Trainer:
   def describe(self, variables: Variables) -> None:
     """Logs images and parameters by part."""
     images = ", ".join(f"{len(source)} {name}" for name, source in self.sources.items())
-    sizes = {g: parameter_overview.count_parameters(p) for g, p in variables["params"].items()}
+    sizes = {g: int(parameter_overview.count_parameters(p)) for g, p in variables["params"].items()}
     parameters = ", ".join(f"{g} {n:,}" for g, n in sizes.items())
     log.info("images: %s; parameters: %s; devices: %d", images, parameters, self.mesh.devices.size)
 
@@ -164,7 +167,7 @@ class Trainer:
 
   def make_score(self, stage: Stage, frozen: Variables):
     """(trained variables) -> scores on the choose split, by the names that stages and metrics use."""
-    thresholds = tuple(self.config.choose.thresholds)
+    thresholds = build.thresholds(self.config)
     counter = make_counter(self.model, wanted=stage.wanted, thresholds=thresholds)
 
     def score(trained: Variables) -> dict[str, float]:
@@ -197,6 +200,6 @@ class Trainer:
       self.sources["choose"],
       calibrate=section.calibrate,
       fusions=tuple(section.fusions),
-      thresholds=tuple(section.thresholds),
+      thresholds=build.thresholds(self.config),
       on=f"{count} images ({where})",
     )

@@ -38,10 +38,10 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
   path = pathlib.Path(workdir) / "config.json"
   try:
     config = ConfigDict(_tuples(json.loads(path.read_text())))
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):
     raise UserError(f"{path} is missing: {workdir} is not the workdir of a run") from None
-  except ValueError:
-    raise UserError(f"{path} is damaged: it is not JSON") from None
+  except (ValueError, TypeError):
+    raise UserError(f"{path} is damaged: it is not a JSON object") from None
   for key, kind in OPTIONAL.items():  # JSON's null has no type, and a flag needs one
     *sections, last = key.split(".")
     section = config[sections[0]] if sections else config
@@ -60,7 +60,7 @@ def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
   """Makes a workdir this config's, or checks that it is.
 
   Raises:
-    UserError: it belongs to another config (lists the differing keys), or holds something else.
+    UserError: it belongs to another config (lists the differing keys) or to none, or cannot be made.
   """
   path = pathlib.Path(workdir) / "config.json"
   if path.exists():
@@ -75,9 +75,12 @@ def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
       more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
       raise UserError(f"{workdir} is the workdir of another config ({shown}{more}); name another --workdir")
     return
-  if pathlib.Path(workdir).is_file():
-    raise UserError(f"--workdir={workdir} is a file; name a folder")
-  path.parent.mkdir(parents=True, exist_ok=True)
+  if (path.parent / "checkpoints").exists():
+    raise UserError(f"{workdir} holds checkpoints but no config.json; name another --workdir")
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"--workdir={workdir} cannot be made ({error.strerror}); name another folder") from None
   part = path.with_suffix(".tmp")
   part.write_text(config.to_json(indent=1) + "\n")
   os.replace(part, path)

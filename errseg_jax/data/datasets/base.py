@@ -162,9 +162,13 @@ def frozen_label_map(label_map: LabelMap, num_classes: int) -> tuple[tuple[int, 
   """Checks a config's label map and makes it hashable.
 
   Raises:
-    UserError: a key is outside 0..255 or a value is neither a class nor 255.
+    UserError: a key is outside 0..255 or a value is neither a class nor 255, or they are no pairs.
   """
-  pairs = tuple((int(value), int(train_id)) for value, train_id in dict(label_map).items())
+  entries = label_map.items() if isinstance(label_map, Mapping) else label_map
+  try:
+    pairs = tuple((int(value), int(train_id)) for value, train_id in entries)
+  except (TypeError, ValueError):
+    raise UserError(f"label_map {label_map!r}: write it as {{stored value: train id, ...}}") from None
   for value, train_id in pairs:
     if not 0 <= value <= 255:
       raise UserError(f"label_map: {value} is not a label value; keys must be in 0..255")
