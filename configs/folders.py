@@ -3,7 +3,7 @@
     errseg train --config=configs/folders.py --config.data.root=DIR --config.data.num_classes=N --workdir=W
 
 DeepLabv3+ on ResNet-50, its detail branch and its error branch; sized for one GPU. On a CPU start with
-`configs/folders.py:small`. ImageNet weights: `--config.segmenter.backbone_weights=FILE.npz`.
+`configs/folders.py:small`. A network that is trained already: `--config.segmenter.init=WORKDIR`.
 """
 
 from errseg_jax.config import default_config, stage
@@ -13,8 +13,6 @@ from errseg_jax.errors import UserError
 def get_config(arg=None):
   config = default_config()
   config.data = {"name": "folders", "root": "", "num_classes": 0, "class_names": ()}
-  config.error_branch = {"prior": "detail"}
-  config.order = ("semantic", "detail", "error")
   config.stages.semantic = stage(20_000, 1e-3, weight_decay=1e-4, eval_every=2000)
   config.stages.detail = stage(10_000, 1e-3, eval_every=2000)
   config.stages.error = stage(3000, 1e-3, eval_every=1000)

@@ -77,12 +77,12 @@ def default_config() -> ConfigDict:
   config.segmenter.std = (58.395, 57.12, 57.375)
   config.segmenter.channels = "rgb"
 
-  config.error_branch = ConfigDict({"prior": "msp"})  # fields of models.error_branch.ErrorBranch
+  config.error_branch = ConfigDict({"prior": "detail"})  # fields of models.error_branch.ErrorBranch
   config.detail_branch = ConfigDict({"residual": True})  # of models.detail_branch.DetailBranch
   config.error_loss = ConfigDict()  # of losses.ErrorLoss
   config.detail_loss = ConfigDict({"weights": "soft"})  # of losses.DetailLoss
 
-  config.order = ("semantic", "error", "detail")  # stages that train, in order; "control" may follow
+  config.order = ("semantic", "detail", "error")  # stages that train, in order; "control" may follow
   config.stages = ConfigDict()
   config.stages.semantic = stage(40_000, 1e-3)
   config.stages.error = stage(60_000, 1e-3)
@@ -108,6 +108,8 @@ def paper(config: ConfigDict) -> ConfigDict:
   config.detail_branch.residual = False
   config.error_loss.w1, config.error_loss.w2, config.error_loss.rho = 1.0, 1.5, 0.95
   config.detail_loss.weights, config.detail_loss.t = "mask", 0.7
+  config.error_loss.w3, config.error_loss.w3_min = placeholder(float), 0.001
+  config.detail_branch.encoder = "missing"
   config.order = tuple(s for s in ("semantic", "error", "detail", "control") if s in config.order)
   config.choose.calibrate = False
   config.choose.fusions = ("mask",)

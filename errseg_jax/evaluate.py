@@ -115,6 +115,7 @@ def error_results(
     "conventions": {
       "per_image": {k: per_image_scores(v) for k, v in totals.image_scores.items()}["error"],
       "per_image_max_probability": per_image_scores(totals.image_scores["max_probability"]),
+      "confidnet": None,
     },
     "baselines": baselines,
   }

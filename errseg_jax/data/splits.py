@@ -83,6 +83,8 @@ class Splits:
         f"splits.choose={self.choose!r} is also a training or reported split: name another, or leave it empty "
         "to hold out splits.choose_fraction of the training images"
       )
+    if self.val == self.train:
+      raise UserError(f"splits.val={self.val!r} is the split that trains: its scores would say nothing")
     whole = dataset.source(self.train)
     choose = self.choose_fraction if not self.choose else 0.0
     hold = self.holdout_fraction if self.error_source == "holdout" else 0.0

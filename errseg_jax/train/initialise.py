@@ -19,6 +19,8 @@ from errseg_jax.train.stages import plan
 from errseg_jax.train.state import Variables, merge, split
 from errseg_jax.train.workdir import load_config
 
+PREPROCESSING = ("mean", "std", "channels")
+HOLDS_OUT = ("train", "choose", "choose_fraction", "error_source", "holdout_fraction")
 SIZE = 64  # pixels; any size gives the same variables
 
 
@@ -34,7 +36,7 @@ def initial_variables(model: ErrorAware, config: ConfigDict) -> Variables:
   """All groups at step 0 of a run; the given network or backbone weights in place."""
   variables = random_variables(model, config)
   if config.segmenter.init:
-    check_preprocessing(config)
+    check_given(config)
     given = segmenter_of(pathlib.Path(config.segmenter.init), split(variables, ("segmenter",))[0])
     return merge(variables, given)
   if config.segmenter.backbone_weights:
@@ -44,19 +46,21 @@ def initial_variables(model: ErrorAware, config: ConfigDict) -> Variables:
   return variables
 
 
-def check_preprocessing(config: ConfigDict) -> None:
-  """A given network must see its images as it was trained to.
+def check_given(config: ConfigDict) -> None:
+  """A given network must see its images as it was trained to, and none that it was trained on as unseen.
 
   Raises:
-    UserError: mean, std or channel order differ from those of the other run.
+    UserError: preprocessing differs from that of the other run, or the images that are held out do.
   """
-  workdir = config.segmenter.init
-  given = load_config(pathlib.Path(workdir)).segmenter
-  for key in ("mean", "std", "channels"):
-    if given[key] != config.segmenter[key]:
+  given = load_config(pathlib.Path(config.segmenter.init))
+  pairs = [(f"segmenter.{key}", given.segmenter[key], config.segmenter[key]) for key in PREPROCESSING]
+  if given.data == config.data and not config.splits.choose:
+    pairs += [(f"splits.{key}", given.splits[key], config.splits[key]) for key in HOLDS_OUT]
+  for key, there, here in pairs:
+    if there != here:
       raise UserError(
-        f"segmenter.init={workdir} was trained with segmenter.{key}={given[key]}, this config has "
-        f"{config.segmenter[key]}: set the same"
+        f"segmenter.init={config.segmenter.init} was trained with {key}={there!r}, this config has {here!r}: "
+        "set the same"
       )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 
 from ml_collections import ConfigDict
 
@@ -39,10 +40,9 @@ KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """A stage of a run: its kind, its numbers, its place in the order."""
+  """A stage of a run: its kind and its numbers."""
 
   name: str
-  number: int
   groups: tuple[str, ...]
   wanted: tuple[str, ...]
   source: str
@@ -54,6 +54,10 @@ class Stage:
   save_every: int
   ema: float
   optimizer: ConfigDict
+
+  def seed(self, run_seed: int) -> int:
+    """Seed of order, augmentation and dropout: of the stage's name, so it is the same in any order of stages."""
+    return (run_seed * 1_000_003 + zlib.crc32(self.name.encode())) % 2**31
 
   def __post_init__(self):
     for key, least in (("steps", 1), ("batch_size", 1), ("eval_every", 0), ("save_every", 1)):
@@ -89,7 +93,7 @@ def plan(config: ConfigDict) -> list[Stage]:
     if name == "detail" and "error" in order[:number]:
       kind["wanted"] = ("error", "detail")
     where = f"stages.{name}"
-    stages.append(construct(Stage, config.stages[name], where, name=name, number=number, **kind))
+    stages.append(construct(Stage, config.stages[name], where, name=name, **kind))
   return stages
 
 

@@ -50,7 +50,7 @@ def make_step(
   loss_fn = make_loss(model, stage, loss)
 
   def step(state: TrainState, frozen: Variables, batch: Batch):
-    rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stage.number), state.step)
+    rng = jax.random.fold_in(jax.random.key(stage.seed(seed)), state.step)
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
     params, stats = state.variables["params"], state.variables.get("batch_stats", {})
     (value, stats), grads = value_and_grad(params, stats, frozen, batch, rng)

@@ -143,7 +143,7 @@ class Trainer:
     stop: StopSignal,
   ) -> Loop:
     config, source = self.config, self.sources[stage.source]
-    order = {"batch_size": stage.batch_size, "seed": config.seed * 1000 + stage.number}
+    order = {"batch_size": stage.batch_size, "seed": stage.seed(config.seed)}
     batches = functools.partial(
       train_batches,
       source,

@@ -43,7 +43,8 @@ INFO = DatasetInfo(
   ),
 )
 _SPLITS = ("train", "choose", "val")
-REMEMBERED = 2048  # images, 200 MB at the default size
+REMEMBERED = 2048  # images: 200 MB at the default size
+REMEMBERED_PIXELS = 50_000  # of an image; larger ones are drawn anew, so at most 400 MB are held
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,8 @@ class SceneSource:
   def __getitem__(self, index: int) -> Sample:
     if not 0 <= index < self.count:
       raise IndexError(index)
-    image, label = _draw((self.seed, _SPLITS.index(self.split), index), self.height, self.width)
+    draw = _draw if self.height * self.width <= REMEMBERED_PIXELS else _draw.__wrapped__
+    image, label = draw((self.seed, _SPLITS.index(self.split), index), self.height, self.width)
     return {"image": image, "label": label, "name": self._name(index)}
 
 
