@@ -1,0 +1,105 @@
+"""evaluate, report and predict on a finished run, as a user would call them."""
+
+import csv
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from errseg_jax.cli import main
+from errseg_jax.train.restore import load
+from errseg_jax.train.workdir import load_config
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained, tmp_path_factory):
+  """A copy of the finished run, evaluated on one device."""
+  workdir = tmp_path_factory.mktemp("evaluated") / "run"
+  shutil.copytree(trained, workdir)
+  assert main(["evaluate", f"--workdir={workdir}", "--config.num_devices=1"]) == 0
+  return workdir
+
+
+def results_of(workdir):
+  text = (workdir / "results.json").read_text()
+  assert "NaN" not in text
+  return json.loads(text)
+
+
+def test_results_hold_every_promised_field(evaluated):
+  results = results_of(evaluated)
+  assert results["schema"] == 1
+  for system in ("semantic", "detail", "fused"):
+    assert {"mIoU", "aAcc", "mAcc", "mDice", "IoU", "Acc"} <= results[system].keys()
+  scores = {"AUROC", "AUPR_error", "AUPR_success", "FPR95", "AURC", "AUGRC", "ECE", "rate"}
+  own = {
+    "threshold",
+    "IoU",
+    "precision",
+    "recall",
+    "hard_recall",
+    "hard_ratio",
+    "by_threshold",
+    "conventions",
+  }
+  assert scores | own <= results["error"].keys()
+  for name in ("max_probability", "entropy", "margin"):
+    assert scores <= results["error"]["baselines"][name].keys()
+  assert {"mIoU_img", "accuracy_mae", "accuracy_corr"} <= results["image_level"].keys()
+  assert {"semantic_ms", "error_ms", "detail_ms", "image_size"} <= results["speed"].keys()
+  assert results["chosen"]["candidates"]
+
+
+def test_the_sweep_agrees_with_the_chosen_mask(evaluated):
+  results = results_of(evaluated)
+  chosen = results["chosen"]
+  if chosen["fusion"] == "mask":
+    row = next(r for r in results["error"]["by_threshold"] if r["t"] == chosen["threshold"])
+    assert row["mIoU"] == pytest.approx(results["fused"]["mIoU"], abs=1e-9)
+
+
+def test_several_devices_score_as_one(evaluated, trained, tmp_path):
+  workdir = tmp_path / "run"
+  shutil.copytree(trained, workdir)
+  assert main(["evaluate", f"--workdir={workdir}", "--config.num_devices=2"]) == 0
+  one, two = results_of(evaluated), results_of(workdir)
+  assert two["fused"]["mIoU"] == pytest.approx(one["fused"]["mIoU"], abs=0.1)
+  assert two["error"]["AUROC"] == pytest.approx(one["error"]["AUROC"], abs=0.1)
+
+
+def test_report_is_one_file_without_network(evaluated):
+  assert main(["report", f"--workdir={evaluated}"]) == 0
+  page = (evaluated / "report.html").read_text()
+  assert "gallery-data" in page
+  assert not re.search(r"(src|href)=[\"']https?:", page)
+
+
+def test_predict_writes_what_python_gives(evaluated, tmp_path):
+  config = load_config(evaluated)
+  image = np.random.default_rng(0).integers(0, 255, (37, 53, 3), dtype=np.uint8)
+  folder, out = tmp_path / "images", tmp_path / "out"
+  folder.mkdir()
+  for name in ("a", "b"):
+    Image.fromarray(image).save(folder / f"{name}.png")
+  assert main(["predict", f"--workdir={evaluated}", f"--output={out}", str(folder)]) == 0
+  expected = load(evaluated).predict(image)
+  assert config.data.num_classes > expected.labels.max()
+  np.testing.assert_array_equal(np.array(Image.open(out / "a_corrected.png")), expected.labels)
+  np.testing.assert_array_equal(np.array(Image.open(out / "a_labels.png")), expected.semantic_labels)
+  error = np.array(Image.open(out / "a_error.png"))
+  np.testing.assert_allclose(error / 255, expected.error_probability, atol=0.5 / 255 + 1e-6)
+  assert Image.open(out / "b_overlay.png").size == (53, 37)
+  with (out / "predictions.csv").open() as file:
+    rows = list(csv.DictReader(file))
+  assert [float(r["expected_accuracy"]) for r in rows] == sorted(float(r["expected_accuracy"]) for r in rows)
+  assert float(rows[0]["expected_accuracy"]) == pytest.approx(100 * expected.confidence.mean(), abs=0.01)
+
+
+def test_predict_refuses_to_write_among_the_images(evaluated, tmp_path, capsys):
+  Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+  assert main(["predict", f"--workdir={evaluated}", f"--output={tmp_path}", str(tmp_path)]) == 2
+  assert "name another" in capsys.readouterr().err
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png"]
