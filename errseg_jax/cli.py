@@ -108,6 +108,7 @@ FLAG_HELP = {
 
 
 def workdir(args: argparse.Namespace) -> pathlib.Path:
+  """The folder of --workdir, which the command needs."""
   if not args.workdir:
     raise UserError("--workdir=DIR is needed: the folder of the run")
   return pathlib.Path(args.workdir)

@@ -71,7 +71,8 @@ def make_config(root: pathlib.Path, **changes):
     "rates": (1, 2, 3),
     "separable": False,
   }
-  config.error_branch.features = 8
+  config.order = ("semantic", "error", "detail")
+  config.error_branch = {"prior": "msp", "features": 8}
   config.detail_branch.features = (8, 8, 8)
   config.detail_branch.dropout = 0.1
   for name in ("semantic", "error", "detail", "control"):

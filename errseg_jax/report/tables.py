@@ -61,6 +61,7 @@ class Table:
 
 
 def number(value: float | None, digits: int = 2) -> str:
+  """A score as text; a dash where it is undefined."""
   return UNDEFINED if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 

@@ -73,6 +73,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_images(tiny_
   # Step 1 is taken from sound weights; the log is looked at two steps later.
   step = int(re.search(r"at step (\d+)", message)[1])
   assert step == 2
-  names = step_names(trainer.sources["semantic"], batch_size=8, seed=0, step=step - 1)
+  names = step_names(trainer.sources["semantic"], batch_size=8, seed=trainer.stages[0].seed(0), step=step - 1)
   assert ", ".join(names) in message
   assert not list((tmp_path / "run/checkpoints").rglob("commit_success.txt"))

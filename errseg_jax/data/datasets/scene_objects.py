@@ -63,6 +63,7 @@ def person(place: Place, rng: Rng, label: int = PERSON, lift: float = 0.0) -> li
 
 
 def bicycle(place: Place, rng: Rng) -> list[Part]:
+  """A bicycle from the side, without its rider."""
   frame = place.colour(draw_colour(rng, "paint"))
   wheels = [place.disc(side * 0.52, 0.34, 0.34) for side in (-1, 1)]
   bars = [
@@ -84,6 +85,7 @@ def cyclist(place: Place, rng: Rng) -> list[Part]:
 
 
 def car(place: Place, rng: Rng) -> list[Part]:
+  """A car from the side or from behind, in half of the cases each."""
   body, glass = place.colour(draw_colour(rng, "paint")), place.colour(draw_colour(rng, "glass"))
   if rng.random() < 0.5:
     half, roof = 0.9, rng.uniform(1.35, 1.75)
