@@ -36,18 +36,14 @@ def get_config(arg=None):
   config.segmenter.std = (1.0, 1.0, 1.0)
   config.segmenter.channels = "bgr"
   config.error_branch = {"prior": "detail", "features": 48}
-  config.detail_branch = {
-    "residual": True,
-    "features": (64, 48, 24),
-    "encoder": "all",  # the frozen network all but ignores poles: its own features do not hold them
-  }
+  config.detail_branch = {"residual": True, "features": (64, 48, 24)}
   config.detail_loss = {"weights": "soft"}
   config.order = ("semantic", "detail", "error")
   # The pretrained backbone has no normalisation: it wants smaller steps than the new head.
   backbone = {"segmenter/backbone": 0.3}
   semantic = {"weight_decay": 1e-4, "multipliers": backbone, "eval_every": 600}
   config.stages.semantic = stage(1800, 1e-3, **semantic)
-  config.stages.detail = stage(DETAIL_STEPS, 3e-3, eval_every=250)
+  config.stages.detail = stage(DETAIL_STEPS, 1e-3, eval_every=250)
   config.stages.error = stage(ERROR_STEPS, 1e-3)
   config.stages.control = stage(DETAIL_STEPS + ERROR_STEPS, 5e-4, **semantic)
   if arg == "paper":
