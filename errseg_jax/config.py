@@ -37,6 +37,19 @@ def stage(steps: int, learning_rate: float, **changes) -> ConfigDict:
   return config
 
 
+def segmenter_section() -> ConfigDict:
+  """The semantic network: a published DeepLabv3+, from scratch."""
+  config = ConfigDict()
+  config.init = ""  # a workdir whose semantic network is taken as given: no semantic stage
+  config.backbone = ConfigDict({"name": "resnet", "depth": 50, "output_stride": 16})
+  config.backbone_weights = ""  # .npz of ImageNet weights for the backbone
+  config.head = ConfigDict({"name": "deeplabv3plus"})
+  config.mean = (123.675, 116.28, 103.53)  # RGB, 0..255
+  config.std = (58.395, 57.12, 57.375)
+  config.channels = "rgb"
+  return config
+
+
 def default_config() -> ConfigDict:
   """Everything that can be set."""
   config = ConfigDict()
@@ -68,14 +81,7 @@ def default_config() -> ConfigDict:
   config.loader.eval_batch_size = 4
   config.loader.size_multiple = 32  # images are padded to multiples of it
 
-  config.segmenter = ConfigDict()
-  config.segmenter.init = ""  # a workdir whose semantic network is taken as given: no semantic stage
-  config.segmenter.backbone = ConfigDict({"name": "resnet", "depth": 50, "output_stride": 16})
-  config.segmenter.backbone_weights = ""  # .npz of ImageNet weights for the backbone
-  config.segmenter.head = ConfigDict({"name": "deeplabv3plus"})
-  config.segmenter.mean = (123.675, 116.28, 103.53)  # RGB, 0..255
-  config.segmenter.std = (58.395, 57.12, 57.375)
-  config.segmenter.channels = "rgb"
+  config.segmenter = segmenter_section()
 
   config.error_branch = ConfigDict({"prior": "detail"})  # fields of models.error_branch.ErrorBranch
   config.detail_branch = ConfigDict({"residual": True})  # of models.detail_branch.DetailBranch
