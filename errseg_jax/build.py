@@ -13,6 +13,7 @@ from ml_collections.config_dict import placeholder
 
 from errseg_jax import losses
 from errseg_jax.data import datasets
+from errseg_jax.data.frequencies import class_frequencies
 from errseg_jax.data.splits import Splits
 from errseg_jax.data.transforms import TrainTransform
 from errseg_jax.errors import UserError
@@ -24,6 +25,8 @@ from errseg_jax.models.heads import HEADS
 from errseg_jax.models.layers import GATES
 from errseg_jax.models.segmenter import Segmenter
 
+# Fields of losses that are no settings: the order of the stages and the training labels decide them.
+COMPUTED = ("max_probability", "class_weights")
 DTYPES = ("float32", "bfloat16", "float64")
 
 
@@ -85,12 +88,13 @@ def with_defaults(config: ConfigDict) -> ConfigDict:
   sections += [
     (config.error_branch, ErrorBranch),
     (config.detail_branch, DetailBranch),
+    (config.semantic_loss, losses.SemanticLoss),
     (config.error_loss, losses.ErrorLoss),
     (config.detail_loss, losses.DetailLoss),
   ]
   for section, cls in sections:
     for key, value in defaults(cls).items():
-      if key not in section and key != "max_probability":  # the order of the stages decides that one
+      if key not in section and key not in COMPUTED:
         section[key] = placeholder(float) if value is None else value
   return config
 
@@ -183,13 +187,27 @@ def model(config: ConfigDict, num_classes: int) -> ErrorAware:
   return ErrorAware(*parts)
 
 
-def loss(config: ConfigDict, stage: str) -> Any:
-  """The loss of a stage: a function of (Outputs, label)."""
-  if stage in ("semantic", "control"):
-    return losses.SemanticLoss()
+def loss(config: ConfigDict, stage: str, source: Any = (), num_classes: int = 0) -> Any:
+  """The loss of a stage: a function of (Outputs, label).
+
+  Args:
+    config: of the run.
+    stage: its name.
+    source: the stage's training images; class balancing counts their labels.
+    num_classes: C.
+  """
   if stage == "error":
     return construct(losses.ErrorLoss, config.error_loss, "error_loss")
-  known(config.detail_loss.get("weights", "mask"), losses.WEIGHTS, "config.detail_loss.weights")
-  order = tuple(config.order)
-  first = "error" not in order or order.index("detail") < order.index("error")
-  return construct(losses.DetailLoss, config.detail_loss, "detail_loss", max_probability=first)
+  if stage == "detail":
+    known(config.detail_loss.get("weights", "mask"), losses.WEIGHTS, "config.detail_loss.weights")
+    order = tuple(config.order)
+    first = "error" not in order or order.index("detail") < order.index("error")
+    found = construct(
+      losses.DetailLoss, config.detail_loss, "detail_loss", max_probability=first, class_weights=()
+    )
+  else:
+    found = construct(losses.SemanticLoss, config.semantic_loss, "semantic_loss", class_weights=())
+  if not found.balance:
+    return found
+  weights = losses.class_weights(class_frequencies(source, num_classes), found.balance)
+  return dataclasses.replace(found, class_weights=weights)

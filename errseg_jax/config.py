@@ -85,6 +85,7 @@ def default_config() -> ConfigDict:
 
   config.error_branch = ConfigDict({"prior": "detail"})  # fields of models.error_branch.ErrorBranch
   config.detail_branch = ConfigDict({"residual": True})  # of models.detail_branch.DetailBranch
+  config.semantic_loss = ConfigDict()  # of losses.SemanticLoss
   config.error_loss = ConfigDict()  # of losses.ErrorLoss
   config.detail_loss = ConfigDict({"weights": "soft"})  # of losses.DetailLoss
 
@@ -113,7 +114,7 @@ def paper(config: ConfigDict) -> ConfigDict:
   config.error_branch.prior = "none"
   config.detail_branch.residual = False
   config.error_loss.w1, config.error_loss.w2, config.error_loss.rho = 1.0, 1.5, 0.95
-  config.detail_loss.weights, config.detail_loss.t = "mask", 0.7
+  config.detail_loss.weights, config.detail_loss.t, config.detail_loss.balance = "mask", 0.7, 0.0
   config.error_loss.w3, config.error_loss.w3_min = placeholder(float), 0.001
   config.detail_branch.encoder = "missing"
   config.order = tuple(s for s in ("semantic", "error", "detail", "control") if s in config.order)

@@ -17,12 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from errseg_jax import build
+from errseg_jax.data.splits import halves
 from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.choose import mask_confusion
 from errseg_jax.inference.evaluator import Totals, make_evaluator
 from errseg_jax.inference.statistics import make_counter
-from errseg_jax.metrics.errors import error_scores, per_image_scores, threshold_scores
+from errseg_jax.metrics.errors import error_scores, mask_scores, per_image_scores, threshold_scores
 from errseg_jax.metrics.segmentation import boundary_iou, segmentation_scores
 from errseg_jax.models.error_aware import infer
 from errseg_jax.progress import progress_bar
@@ -59,9 +60,16 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[str,
   choice = Choice.load(workdir) if set(BRANCHES) <= set(branches) else Choice()
   evaluator = make_evaluator(config, mesh)
   thresholds = build.thresholds(config)
-  counter = make_counter(model, wanted=branches, thresholds=thresholds, fusion=choice.fusion)
+  passes = [(choice, source)]
+  if choice.halves and split == config.splits.val:
+    passes = list(zip(choice.halves, halves(source), strict=True))
+  totals, before = Totals(), 0
   with progress_bar(f"evaluate {split}", len(source)) as show:
-    totals = evaluator.run(counter, variables, source, choice, per_image=True, progress=show)
+    for own, part in passes:
+      counter = make_counter(model, wanted=branches, thresholds=thresholds, fusion=own.fusion)
+      update = functools.partial(lambda before, done: show(before + done), before)
+      evaluator.run(counter, variables, part, own, per_image=True, progress=update, totals=totals)
+      before += len(part)
   results = {
     "schema": 1,
     "dataset": config.data.name,
@@ -105,12 +113,11 @@ def error_results(
   if "error" not in histograms:
     return {"error": {"baselines": baselines}}
   hist, hard = histograms["error"], counts["hard"]
-  at = threshold_scores(hist, hard, choice.threshold)
   errors = int(hist[1].sum())
   error: dict[str, Any] = {
     "threshold": choice.threshold,
     **error_scores(hist),
-    **{k: at[k] for k in ("IoU", "precision", "recall", "hard_recall")},
+    **mask_scores(counts["mask"]),
     "hard_ratio": 100 * int(hard.sum()) / errors if errors else None,
     "conventions": {
       "per_image": {k: per_image_scores(v) for k, v in totals.image_scores.items()}["error"],
@@ -127,6 +134,7 @@ def error_results(
       "fusion": choice.fusion,
       "on": choice.on,
       "candidates": choice.candidates,
+      "halves": [{"threshold": half.threshold, "fusion": half.fusion} for half in choice.halves],
     },
     "calibration": {
       "before": error_scores(histograms["error_raw"])["ECE"],

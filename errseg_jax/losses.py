@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from errseg_jax.errors import UserError
 from errseg_jax.models.error_branch import max_probability_logit
@@ -35,18 +37,60 @@ def pixel_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
   return jnp.where(valid, jax.nn.logsumexp(logits, -1) - picked, 0.0)
 
 
+def class_weights(frequencies: np.ndarray, power: float) -> tuple[float, ...]:
+  """Weights that lift rare classes: (median frequency / frequency)^power, 1 for a pixel on average.
+
+  power 1 is median frequency balancing (Eigen and Fergus, ICCV 2015), 0 weighs every class alike. A class without
+  a pixel gets the largest weight of the others.
+
+  Args:
+    frequencies: share of each class among the labelled pixels, [C].
+    power: 0..1.
+  """
+  shares = np.asarray(frequencies, np.float64)
+  present = shares[shares > 0]
+  if not len(present):
+    return (1.0,) * len(shares)
+  weights = (np.median(present) / np.maximum(shares, present.min())) ** power
+  return tuple(float(w) for w in weights / (weights * shares).sum())
+
+
+def label_weights(label: jax.Array, weights: tuple[float, ...], dtype: Any) -> jax.Array:
+  """The weight of each pixel's class, 1 without weights; 0 where the label is 255."""
+  valid = label != IGNORE
+  if not weights:
+    return valid.astype(dtype)
+  return valid * jnp.asarray(weights, dtype)[jnp.where(valid, label, 0)]
+
+
 def error_target(semantic: jax.Array, label: jax.Array) -> jax.Array:
   """M_err of Eq. 1: True where argmax of the frozen logits [..., C] is not the label; False where ignored."""
   return (semantic.argmax(-1) != label) & (label != IGNORE)
 
 
+def check_balance(balance: float, section: str) -> None:
+  if not 0 <= balance <= 1:
+    raise UserError(f"{section}.balance={balance} must be between 0 (off) and 1 (median frequency)")
+
+
 @dataclasses.dataclass(frozen=True)
 class SemanticLoss:
-  """Mean cross-entropy of the semantic branch over valid pixels."""
+  """Mean cross-entropy of the semantic branch over valid pixels.
+
+  Attributes:
+    balance: power of `class_weights`; 0 = off.
+    class_weights: those weights, from the training labels.
+  """
+
+  balance: float = 0.0
+  class_weights: tuple[float, ...] = ()
+
+  def __post_init__(self):
+    check_balance(self.balance, "semantic_loss")
 
   def __call__(self, outputs: Outputs, label: jax.Array) -> jax.Array:
     loss = pixel_cross_entropy(outputs.semantic, label)
-    return weighted_mean(loss, (label != IGNORE).astype(loss.dtype))
+    return weighted_mean(loss, label_weights(label, self.class_weights, loss.dtype))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,13 +148,20 @@ class DetailLoss:
     weights: "mask": E_ep = P_ep > t, as published. "soft": 1 + k P_ep on every pixel. "all": 1.
     t: threshold of "mask".
     k: strength of "soft".
+    balance: power of `class_weights`; 0 = off, as published. What a network misses most are rare classes.
     max_probability: take 1 - max P_sb in place of P_ep.
+    class_weights: those weights, from the training labels.
   """
 
   weights: str = "mask"
   t: float = 0.7
   k: float = 4.0
+  balance: float = 0.0
   max_probability: bool = False
+  class_weights: tuple[float, ...] = ()
+
+  def __post_init__(self):
+    check_balance(self.balance, "detail_loss")
 
   def __call__(self, outputs: Outputs, label: jax.Array) -> jax.Array:
     loss = pixel_cross_entropy(outputs.detail, label)
@@ -118,13 +169,13 @@ class DetailLoss:
 
   def pixel_weights(self, outputs: Outputs, label: jax.Array) -> jax.Array:
     """Weight of each pixel [B, H, W]; no gradient flows through it."""
-    valid = (label != IGNORE).astype(outputs.semantic.dtype)
+    given = label_weights(label, self.class_weights, outputs.semantic.dtype)
     if self.weights == "all":
-      return valid
+      return given
     first = self.max_probability or outputs.error is None
     logit = max_probability_logit(outputs.semantic) if first else outputs.error
     p = jax.lax.stop_gradient(jax.nn.sigmoid(logit))
-    return valid * ((p > self.t) if self.weights == "mask" else 1.0 + self.k * p)
+    return given * ((p > self.t) if self.weights == "mask" else 1.0 + self.k * p)
 
 
 WEIGHTS = ("mask", "soft", "all")

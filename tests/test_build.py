@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 
 from errseg_jax import build
 from errseg_jax.config import default_config, paper
 from errseg_jax.errors import UserError
-from errseg_jax.losses import DetailLoss, ErrorLoss
+from errseg_jax.losses import DetailLoss, ErrorLoss, SemanticLoss, class_weights
 
 
 def refused(call, *words):
@@ -40,6 +41,17 @@ def test_losses_take_their_sections(tiny_config):
   assert build.loss(config, "detail") == DetailLoss("mask", 0.4)
   refused(lambda: build.loss(tiny_config(error_loss={"w9": 1}), "error"), "w9", "w3_min")
   refused(lambda: build.loss(tiny_config(detail_loss={"weights": "hard"}), "detail"), "mask, soft, all")
+
+
+def test_class_balance_counts_the_labels_of_the_stage(tiny_config):
+  config = tiny_config(detail_loss={"balance": 1.0}, semantic_loss={"balance": 0.5})
+  source = [{"label": np.array([[0, 0, 0, 0, 1, 1, 2, 255]], np.uint8)}]
+  shares = np.array([4, 2, 1]) / 7
+  assert build.loss(config, "detail", source, 3).class_weights == class_weights(shares, 1.0)
+  for stage in ("semantic", "control"):
+    assert build.loss(config, stage, source, 3) == SemanticLoss(0.5, class_weights(shares, 0.5))
+  assert build.loss(tiny_config(), "semantic", source, 3).class_weights == ()
+  assert "class_weights" not in build.with_defaults(config).detail_loss
 
 
 def test_where_detail_comes_first_max_probability_stands_in(tiny_config):

@@ -1,6 +1,7 @@
 """evaluate, report and predict on a finished run, as a user would call them."""
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from errseg_jax import build
 from errseg_jax.cli import main
 from errseg_jax.train.restore import load
 from errseg_jax.train.workdir import load_config
@@ -51,6 +53,31 @@ def test_results_hold_every_promised_field(evaluated):
   assert {"mIoU_img", "accuracy_mae", "accuracy_corr"} <= results["image_level"].keys()
   assert {"semantic_ms", "error_ms", "detail_ms", "image_size"} <= results["speed"].keys()
   assert results["chosen"]["candidates"]
+
+
+def test_each_half_is_scored_by_its_own_choice(evaluated, tmp_path):
+  workdir = tmp_path / "run"
+  shutil.copytree(evaluated, workdir)
+  network = load(workdir)
+  own = [dataclasses.replace(network.choice, fusion="mask", threshold=0.02, offset=3.0)]
+  own.append(dataclasses.replace(network.choice, fusion="semantic", threshold=0.9))
+  dataclasses.replace(network.choice, halves=tuple(own)).save(workdir)
+  assert main(["evaluate", f"--workdir={workdir}", "--config.num_devices=1"]) == 0
+  source = build.dataset(network.config).source("val")
+  confusion, flagged = np.zeros((3, 3)), np.zeros((2, 2))
+  for i in range(len(source)):
+    one = dataclasses.replace(network, choice=own[i >= -(-len(source) // 2)])
+    sample, out = source[i], one.predict(source[i]["image"])
+    valid = sample["label"] != 255
+    np.add.at(confusion, (sample["label"][valid], out.labels[valid]), 1)
+    wrong = (out.semantic_labels != sample["label"])[valid]
+    mask = (out.error_probability > one.choice.threshold)[valid]
+    np.add.at(flagged, (mask.astype(int), wrong.astype(int)), 1)
+  union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
+  results = results_of(workdir)
+  assert results["fused"]["mIoU"] == pytest.approx(100 * (np.diag(confusion) / union).mean(), abs=0.05)
+  assert results["error"]["recall"] == pytest.approx(100 * flagged[1, 1] / flagged[:, 1].sum(), abs=0.05)
+  assert [half["fusion"] for half in results["chosen"]["halves"]] == ["mask", "semantic"]
 
 
 def test_the_sweep_agrees_with_the_chosen_mask(evaluated):

@@ -3,10 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from errseg_jax.errors import UserError
 from errseg_jax.losses import (
   DetailLoss,
   ErrorLoss,
   SemanticLoss,
+  class_weights,
   error_target,
   pixel_cross_entropy,
 )
@@ -20,6 +22,7 @@ LOSSES = {
   "detail mask": DetailLoss("mask", t=0.5),
   "detail soft": DetailLoss("soft"),
   "detail all": DetailLoss("all"),
+  "detail, class weights": DetailLoss("soft", class_weights=(1.0, 2.0, 0.5, 3.0)),
   "detail soft, max probability": DetailLoss("soft", max_probability=True),
 }
 
@@ -182,6 +185,35 @@ def test_the_detail_loss_is_equation_3(case, weights, max_probability, t, k):
   fields = {"weights": weights, "t": t, "k": k, "max_probability": max_probability}
   got = DetailLoss(**fields)(outputs, jnp.array(label))
   np.testing.assert_allclose(got, detail_loss(outputs, label, **fields), rtol=1e-5)
+
+
+@pytest.mark.parametrize("weights", ["mask", "soft", "all"])
+def test_class_weights_multiply_the_detail_loss(case, weights):
+  outputs, label = case
+  by_class = (0.5, 2.0, *[1.0] * (outputs.semantic.shape[-1] - 2))
+  got = DetailLoss(weights, t=0.3, class_weights=by_class)(outputs, jnp.array(label))
+  pixel = np.asarray(pixel_cross_entropy(outputs.detail, jnp.array(label)))
+  plain = np.asarray(DetailLoss(weights, t=0.3).pixel_weights(outputs, jnp.array(label)))
+  each = plain * np.array([*by_class, *[0.0] * (256 - len(by_class))])[label]
+  np.testing.assert_allclose(got, (pixel * each).sum() / max(each.sum(), 1), rtol=1e-5)
+  assert not np.isclose(got, DetailLoss(weights, t=0.3)(outputs, jnp.array(label)))
+
+
+def test_class_weights_are_median_frequency_balancing_at_power_one():
+  shares = np.array([0.6, 0.3, 0.1, 0.0])
+  got = np.array(class_weights(shares, 1.0))
+  # A class that never occurs weighs as the rarest one does.
+  np.testing.assert_allclose(got / got[1], [0.5, 1, 3, 3])
+  for power in (0.0, 0.5, 1.0):
+    np.testing.assert_allclose((np.array(class_weights(shares, power)) * shares).sum(), 1)
+  np.testing.assert_allclose(class_weights(shares, 0.0), np.ones(4))
+  assert class_weights(np.zeros(3), 1.0) == (1.0,) * 3
+
+
+@pytest.mark.parametrize("loss", [SemanticLoss, DetailLoss])
+def test_a_balance_beyond_median_frequency_is_refused(loss):
+  with pytest.raises(UserError, match=r"between 0 \(off\) and 1"):
+    loss(balance=1.5)
 
 
 def test_without_an_error_branch_max_probability_stands_in(case):

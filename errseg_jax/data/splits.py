@@ -10,7 +10,7 @@ import numpy as np
 
 from errseg_jax.errors import UserError
 
-BLOCKS = 4
+BLOCKS = 4  # runs of neighbours that are held out
 
 
 class Subset(Sequence):
@@ -29,6 +29,11 @@ class Subset(Sequence):
   @property
   def names(self) -> tuple[str, ...]:
     return tuple(self.source.names[i] for i in self.indices)
+
+
+def halves(source: Any) -> list[Subset]:
+  """First and second half: neighbours, which may be frames of one video, stay together."""
+  return [Subset(source, part) for part in np.array_split(np.arange(len(source)), 2)]
 
 
 def held_out(count: int, fraction: float, offset: float) -> np.ndarray:
@@ -56,7 +61,8 @@ class Splits:
     train: split that trains.
     val: split that is reported.
     choose: split on which threshold, fusion, calibration and best checkpoint are chosen; "" holds out
-      `choose_fraction` of the training split, which then trains nothing.
+      `choose_fraction` of the training split, which then trains nothing. Naming `val` itself chooses both ways:
+      on each half of its images for the other half.
     choose_fraction: that share.
     error_source: "train": the branches learn from the errors on the semantic network's own training images
       (P0). "holdout": from images it never saw, `holdout_fraction` of the training split.
@@ -70,17 +76,22 @@ class Splits:
   error_source: str = "train"
   holdout_fraction: float = 0.25
 
+  @property
+  def both_ways(self) -> bool:
+    """The reported split is the only unseen one: each half of it is chosen for on the other half."""
+    return self.choose == self.val
+
   def sources(self, dataset: Any) -> dict[str, Any]:
     """Sources "semantic", "branches" and "choose" of a data set.
 
     Raises:
-      UserError: an unknown error source, shares that leave nothing to train on, or choosing on what is reported.
+      UserError: an unknown error source, shares that leave nothing to train on, or choosing on what trains.
     """
     if self.error_source not in ("train", "holdout"):
       raise UserError(f"splits.error_source={self.error_source!r}: known are train, holdout")
-    if self.choose and self.choose in (self.val, self.train):
+    if self.choose == self.train:
       raise UserError(
-        f"splits.choose={self.choose!r} is also a training or reported split: name another, or leave it empty "
+        f"splits.choose={self.choose!r} is also the training split: name another, or leave it empty "
         "to hold out splits.choose_fraction of the training images"
       )
     if self.val == self.train:
@@ -96,8 +107,9 @@ class Splits:
     held = np.setdiff1d(held_out(len(whole), hold, 0.05 + choose), chosen)
     rest = np.setdiff1d(np.arange(len(whole)), np.concatenate([chosen, held]))
     part = dataset.source(self.choose) if self.choose else Subset(whole, chosen)
-    if self.choose and len(part) < 2:
-      raise UserError(f"splits.choose={self.choose!r} has {len(part)} image; choosing needs two or more")
+    least = 4 if self.both_ways else 2
+    if self.choose and len(part) < least:
+      raise UserError(f"splits.choose={self.choose!r} has {len(part)} images; choosing needs {least} or more")
     if not len(rest) or len(part) < 2 or (hold and not len(held)):
       raise UserError(
         f"{len(whole)} training images are too few to hold some out: set splits.choose to a labelled split of its own"

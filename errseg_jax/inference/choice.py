@@ -28,6 +28,8 @@ class Choice:
     on: the images that it was chosen on, in words.
     candidates: mIoU of each candidate on them.
     calibration: ECE of P_ep before and after, percent, on them.
+    halves: where the reported images are the only unseen ones: the choice for their first half, made on the
+      second, and the other way round; () otherwise.
   """
 
   fusion: str = "semantic"
@@ -38,6 +40,7 @@ class Choice:
   on: str = ""
   candidates: dict[str, float | None] = dataclasses.field(default_factory=dict)
   calibration: dict[str, float | None] = dataclasses.field(default_factory=dict)
+  halves: tuple[Choice, ...] = ()
 
   def arrays(self) -> dict[str, jax.Array]:
     """The numbers, as arguments of a jitted function: another choice does not recompile it."""
@@ -56,6 +59,12 @@ class Choice:
     os.replace(part, path)
 
   @classmethod
+  def from_fields(cls, fields: dict) -> Choice:
+    """From what `dataclasses.asdict` and JSON made of a choice."""
+    halves = tuple(cls.from_fields(half) for half in fields["halves"])
+    return cls(**{**fields, "gate": tuple(fields["gate"]), "halves": halves})
+
+  @classmethod
   def load(cls, workdir: pathlib.Path) -> Choice:
     """Reads choice.json.
 
@@ -64,8 +73,7 @@ class Choice:
     """
     path = pathlib.Path(workdir) / "choice.json"
     try:
-      fields = json.loads(path.read_text())
-      return cls(**{**fields, "gate": tuple(fields["gate"])})
+      return cls.from_fields(json.loads(path.read_text()))
     except FileNotFoundError:
       raise UserError(f"{path} is missing: `errseg train` with this workdir has not finished") from None
     except (ValueError, TypeError, KeyError):

@@ -6,6 +6,7 @@ images and scored on the other, both ways; what is kept is fitted on all.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 from scipy import optimize, special
 
-from errseg_jax.data.splits import Subset
+from errseg_jax.data.splits import halves
 from errseg_jax.inference.calibrate import fit_platt
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.evaluator import Evaluator
@@ -25,12 +26,6 @@ from errseg_jax.models.error_aware import ErrorAware
 MAX_SAMPLES = 400_000  # pixels that the gate is fitted on
 TOLERANCE = 0.05  # mIoU; smaller differences are noise
 GATE_DECAY = 1e-4  # L2 on the gate's weights
-
-
-def halves(source: Any) -> list[Subset]:
-  """First and second half: neighbours, which may be frames of one video, stay together."""
-  indices = np.arange(len(source))
-  return [Subset(source, part) for part in np.array_split(indices, 2)]
 
 
 def mask_confusion(by_threshold: np.ndarray, k: int) -> np.ndarray:
@@ -117,6 +112,18 @@ def choose(
   }
   threshold = float(t) if t else 0.5
   return Choice(fusion, threshold, scale, offset, final_gate, on, scores, calibration)
+
+
+def choose_both_ways(
+  evaluator: Evaluator, model: ErrorAware, variables: Any, source: Any, *, on: str, **options: Any
+) -> Choice:
+  """`choose` where `source` is what is reported: each half gets what was chosen on the other half.
+
+  The choice on all of it serves images beyond `source`.
+  """
+  first, second = halves(source)
+  found = [choose(evaluator, model, variables, s, on=on, **options) for s in (source, second, first)]
+  return dataclasses.replace(found[0], halves=tuple(found[1:]))
 
 
 def most_cautious(scores: dict[str, float | None]) -> str:

@@ -115,9 +115,14 @@ class Evaluator:
     choice: Choice,
     per_image: bool = False,
     progress: Callable[[int], None] = lambda done: None,
+    totals: Totals | None = None,
   ) -> Totals:
-    """Adds up `count(variables, batch, choice)` over a source, one batch behind the device."""
-    totals, waiting, arrays, done = Totals(), None, choice.arrays(), 0
+    """Adds up `count(variables, batch, choice)` over a source, one batch behind the device.
+
+    Totals of another source are added to, where given.
+    """
+    totals = Totals() if totals is None else totals
+    waiting, arrays, done = None, choice.arrays(), 0
     for batch, names in self.batches(source):
       counts = count(variables, batch, arrays)
       if waiting is not None:

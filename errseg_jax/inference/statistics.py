@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from errseg_jax.inference.choice import calibrated, fused_probabilities
 from errseg_jax.losses import error_target, pixel_cross_entropy
-from errseg_jax.metrics.errors import baseline_logits, error_histogram, hard_histogram
+from errseg_jax.metrics.errors import baseline_logits, error_histogram, hard_histogram, mask_counts
 from errseg_jax.metrics.segmentation import boundary_counts, boundary_radius, confusion_matrix
 from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.models.error_branch import disbelief_logit
@@ -54,7 +54,7 @@ def threshold_counts(
 
 
 def error_counts(outputs: Outputs, label: jax.Array, choice: dict) -> Counts:
-  """Histograms [B, 2, bins] of every error score, and of the hard errors' P_ep."""
+  """Histograms [B, 2, bins] of every error score and of the hard errors' P_ep; the mask at the chosen t."""
   wrong, valid = error_target(outputs.semantic, label), label != IGNORE
   scores = baseline_logits(outputs.semantic)
   hard = wrong & (scores["max_probability"] < jnp.log((1 - HARD) / HARD))
@@ -66,6 +66,8 @@ def error_counts(outputs: Outputs, label: jax.Array, choice: dict) -> Counts:
   counts = {f"histogram/{k}": error_histogram(z, wrong, valid) for k, z in scores.items()}
   if outputs.error is not None:
     counts["hard"] = hard_histogram(scores["error"], hard, valid).sum(0)
+    mask = jax.nn.sigmoid(scores["error"]) > choice["threshold"]
+    counts["mask"] = mask_counts(mask, wrong, hard, valid)
   return counts
 
 

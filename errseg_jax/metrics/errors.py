@@ -206,16 +206,33 @@ def threshold_scores(hist: np.ndarray, hard_hist: np.ndarray, t: float) -> Score
     t, and in percent: IoU of the error class, precision, recall, hard_recall (hard errors flagged /
     hard errors).
   """
-  hist, hard_hist = np.asarray(hist, np.int64), np.asarray(hard_hist, np.int64)
+  rows = np.stack([*np.asarray(hist, np.int64), np.asarray(hard_hist, np.int64)], -1)
   first = _first_flagged(t)
-  false, hit = hist[:, first:].sum(1)
-  errors = hist[1].sum()
+  return {"t": float(t), **mask_scores(np.stack([rows[:first].sum(0), rows[first:].sum(0)]))}
+
+
+def mask_counts(mask: jax.Array, is_error: jax.Array, is_hard: jax.Array, valid: jax.Array) -> jax.Array:
+  """Counts for `mask_scores`: int32 [2, 3], pixels left alone and flagged, by correct, wrong and hard."""
+  kinds = jnp.stack([~is_error, is_error, is_error & is_hard], -1) & valid[..., None]
+  axes = tuple(range(mask.ndim))
+  return jnp.stack([(kinds & (mask == flagged)[..., None]).sum(axes) for flagged in (False, True)])
+
+
+def mask_scores(counts: np.ndarray) -> Scores:
+  """Scores of an error mask.
+
+  Args:
+    counts: integer [2, 3], row 0 pixels left alone, row 1 flagged; correct, wrong, hard errors among the wrong.
+
+  Returns:
+    In percent: IoU of the error class, precision, recall, hard_recall (hard errors flagged / hard errors).
+  """
+  (false, hit, hard), (_, errors, all_hard) = counts[1], np.asarray(counts, np.int64).sum(0)
   return {
-    "t": float(t),
     "IoU": _percent(hit, errors + false),
     "precision": _percent(hit, hit + false),
     "recall": _percent(hit, errors),
-    "hard_recall": _percent(hard_hist[first:].sum(), hard_hist.sum()),
+    "hard_recall": _percent(hard, all_hard),
   }
 
 

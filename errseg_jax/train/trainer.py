@@ -14,7 +14,7 @@ from errseg_jax import build
 from errseg_jax.data.pipeline import step_names, train_batches
 from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
-from errseg_jax.inference.choose import candidate_scores, choose
+from errseg_jax.inference.choose import candidate_scores, choose, choose_both_ways
 from errseg_jax.inference.evaluator import make_evaluator
 from errseg_jax.inference.statistics import make_counter
 from errseg_jax.metrics.errors import error_scores
@@ -58,14 +58,21 @@ class Trainer:
     self.splits = build.splits(config)
     self.sources = self.splits.sources(self.dataset)
     self.transform = build.transform(config)
-    self.model = build.model(config, self.dataset.info.num_classes)
-    self.losses = {stage.name: build.loss(config, stage.name) for stage in self.stages}
+    classes = self.dataset.info.num_classes
+    self.model = build.model(config, classes)
+    self.losses = {s.name: build.loss(config, s.name, self.sources[s.source], classes) for s in self.stages}
     build.thresholds(config)
     if not config.choose.fusions:
       raise UserError(f"config.choose.fusions is empty; known: {', '.join(FUSIONS)}")
     for fusion in config.choose.fusions:
       build.known(fusion, FUSIONS, "config.choose.fusions")
     build.known(config.train.select, ("best", "last"), "config.train.select")
+    if self.splits.both_ways and config.train.select == "best":
+      raise UserError(
+        f"splits.choose={self.splits.choose!r} is also the reported split: its best checkpoint would be chosen "
+        "on what is reported. Name another split, leave it empty to hold out splits.choose_fraction of the "
+        "training images, or set train.select='last' to choose on each half of it for the other half"
+      )
     self.evaluator = make_evaluator(config, self.mesh)
 
   def run(self) -> None:
@@ -193,7 +200,10 @@ class Trainer:
     count = len(self.sources["choose"])
     held = f"{splits.choose_fraction:.0%} of split {splits.train}, held out"
     where = f"split {splits.choose}" if splits.choose else held
-    return choose(
+    if splits.both_ways:
+      where += ", each half for the other half"
+    log.info("choosing on %d images (%s)", count, where)
+    return (choose_both_ways if splits.both_ways else choose)(
       self.evaluator,
       self.model,
       variables,

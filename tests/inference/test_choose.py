@@ -125,7 +125,34 @@ def test_calibration_is_fitted_on_the_other_half_and_improves_ece():
   assert choice.calibration["after"] < choice.calibration["before"]
 
 
+class Halves(Source):
+  """The detail labels are right on the first half of the images and wrong on the second."""
+
+  def __init__(self, count):
+    super().__init__(count)
+    for i, sample in enumerate(self.samples):
+      noise = sample["image"][..., 2]
+      noise[:] = 0 if i < count // 2 else 255
+
+
+def both_ways(source):
+  options = {"calibrate": True, "fusions": FUSIONS, "thresholds": THRESHOLDS, "on": "each other"}
+  return choosing.choose_both_ways(evaluator(), Fake(0.5), {}, source, **options)
+
+
+def test_both_ways_each_half_gets_what_the_other_chose():
+  choice = both_ways(Halves(8))
+  first, second = choice.halves
+  # The second half taught the first that the detail branch is useless; the first taught the second to trust it.
+  assert first.fusion == "semantic"
+  assert second.fusion != "semantic"
+  assert max(first.candidates.values()) == first.candidates["semantic"] < max(second.candidates.values())
+
+
 def test_the_choice_survives_its_file(tmp_path):
+  choice = both_ways(Halves(8))
+  choice.save(tmp_path)
+  assert Choice.load(tmp_path) == choice
   choice = choose(Fake(0.75))
   choice.save(tmp_path)
   assert Choice.load(tmp_path) == choice

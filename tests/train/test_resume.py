@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import random
 import signal
 import subprocess
@@ -14,7 +15,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from errseg_jax.evaluate import evaluate
 from errseg_jax.train.checkpoints import StageCheckpoints
+from errseg_jax.train.workdir import load_config
 
 STAGES = ("semantic", "detail", "error")
 CONFIG = """
@@ -57,8 +60,17 @@ def run_until(config, workdir, log, condition, kill=signal.SIGKILL):
   return process.wait()
 
 
+def choosing(log):
+  """A condition: from now on, a run said that it chooses."""
+  before = pathlib.Path(log.name).read_text().count("choosing on")
+  return lambda: pathlib.Path(log.name).read_text().count("choosing on") > before
+
+
 def interrupted(config, workdir, log):
-  """Exit statuses of a run that is stopped in every stage, and of the last start, which completes it."""
+  """Exit statuses of a run that is stopped in every stage, and of the last start, which completes it.
+
+  Before the last: whether the kill while it chose left a choice.json.
+  """
   delay = random.random()
   print(f"random kill {delay:.3f} s after the checkpoint")
 
@@ -73,6 +85,8 @@ def interrupted(config, workdir, log):
     run_until(config, workdir, log, lambda: checkpoint(workdir, "detail", 1), signal.SIGTERM),
     run_until(config, workdir, log, later),
     run_until(config, workdir, log, lambda: checkpoint(workdir, "error", 5)),
+    run_until(config, workdir, log, choosing(log)),
+    (workdir / "choice.json").exists(),
     start(config, workdir, log).wait(),
   ]
 
@@ -86,21 +100,22 @@ def runs(tiny_config, tmp_path_factory):
     config.stages[name].update(steps=5, save_every=1, eval_every=2, ema=0.9)
   (root / "config.json").write_text(config.to_json())
   (root / "config.py").write_text(CONFIG.format(folder=str(root)))
-  with (root / "log").open("w+") as log:
+  with (root / "whole.log").open("w+") as log, (root / "killed.log").open("w+") as killed_log:
     whole = []
     thread = threading.Thread(
       target=lambda: whole.append(start(root / "config.py", root / "whole", log).wait())
     )
     thread.start()
-    statuses = interrupted(root / "config.py", root / "killed", log)
+    statuses = interrupted(root / "config.py", root / "killed", killed_log)
     thread.join()
-  assert whole == [0], (root / "log").read_text()
-  assert statuses[-1] == 0, (root / "log").read_text()
+  assert whole == [0], (root / "whole.log").read_text()
+  assert statuses[-1] == 0, (root / "killed.log").read_text()
   return root / "whole", root / "killed", statuses
 
 
 def test_signals_end_the_run_as_they_should(runs):
   assert runs[2][:2] == [-signal.SIGKILL, 143]
+  assert runs[2][4:] == [-signal.SIGKILL, False, 0]
 
 
 def arrays(folder):
@@ -131,6 +146,13 @@ def test_parameters_optimizer_and_average_are_bit_identical(runs, stage):
 
 def test_the_choice_is_the_same(runs):
   assert (runs[0] / "choice.json").read_bytes() == (runs[1] / "choice.json").read_bytes()
+
+
+def test_the_scores_are_the_same(runs):
+  results = [evaluate(load_config(run), run, "val") for run in runs[:2]]
+  for result in results:
+    assert result.pop("speed")
+  assert results[0] == results[1]
 
 
 def test_the_metrics_are_the_same_but_for_time(runs):
