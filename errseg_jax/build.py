@@ -25,8 +25,6 @@ from errseg_jax.models.heads import HEADS
 from errseg_jax.models.layers import GATES
 from errseg_jax.models.segmenter import Segmenter
 
-# Fields of losses that are no settings: the order of the stages and the training labels decide them.
-COMPUTED = ("max_probability", "class_weights")
 DTYPES = ("float32", "bfloat16", "float64")
 
 
@@ -94,7 +92,7 @@ def with_defaults(config: ConfigDict) -> ConfigDict:
   ]
   for section, cls in sections:
     for key, value in defaults(cls).items():
-      if key not in section and key not in COMPUTED:
+      if key not in section and key != "max_probability":  # the order of the stages decides that one
         section[key] = placeholder(float) if value is None else value
   return config
 
@@ -184,30 +182,41 @@ def model(config: ConfigDict, num_classes: int) -> ErrorAware:
     raise UserError(
       f"config.detail_branch.features={parts[2].features} and strides={parts[2].strides} must be of one length"
     )
-  return ErrorAware(*parts)
+  weights = tuple(config.detail_loss.get("class_weights", ()))
+  if weights and len(weights) != num_classes:
+    raise UserError(f"config.detail_loss.class_weights has {len(weights)} numbers for {num_classes} classes")
+  return ErrorAware(*parts, detail_weights=weights)
 
 
-def loss(config: ConfigDict, stage: str, source: Any = (), num_classes: int = 0) -> Any:
-  """The loss of a stage: a function of (Outputs, label).
+def with_class_weights(config: ConfigDict, sources: Mapping[str, Any], num_classes: int) -> ConfigDict:
+  """A copy whose losses name the class weights that their `balance` asks for, so config.json holds them.
+
+  Weights given by hand stay.
 
   Args:
     config: of the run.
-    stage: its name.
-    source: the stage's training images; class balancing counts their labels.
+    sources: of `Splits.sources`; the labels of each loss's own training images are counted.
     num_classes: C.
   """
+  config = config.copy_and_resolve_references()
+  users = (
+    (config.semantic_loss, {"semantic", "control"}, "semantic"),
+    (config.detail_loss, {"detail"}, "branches"),
+  )
+  for section, stages, source in users:
+    if section.get("balance", 0.0) and not section.get("class_weights", ()) and stages & set(config.order):
+      shares = class_frequencies(sources[source], num_classes)
+      section.class_weights = losses.class_weights(shares, section.balance)
+  return config
+
+
+def loss(config: ConfigDict, stage: str) -> Any:
+  """The loss of a stage: a function of (Outputs, label)."""
+  if stage in ("semantic", "control"):
+    return construct(losses.SemanticLoss, config.semantic_loss, "semantic_loss")
   if stage == "error":
     return construct(losses.ErrorLoss, config.error_loss, "error_loss")
-  if stage == "detail":
-    known(config.detail_loss.get("weights", "mask"), losses.WEIGHTS, "config.detail_loss.weights")
-    order = tuple(config.order)
-    first = "error" not in order or order.index("detail") < order.index("error")
-    found = construct(
-      losses.DetailLoss, config.detail_loss, "detail_loss", max_probability=first, class_weights=()
-    )
-  else:
-    found = construct(losses.SemanticLoss, config.semantic_loss, "semantic_loss", class_weights=())
-  if not found.balance:
-    return found
-  weights = losses.class_weights(class_frequencies(source, num_classes), found.balance)
-  return dataclasses.replace(found, class_weights=weights)
+  known(config.detail_loss.get("weights", "mask"), losses.WEIGHTS, "config.detail_loss.weights")
+  order = tuple(config.order)
+  first = "error" not in order or order.index("detail") < order.index("error")
+  return construct(losses.DetailLoss, config.detail_loss, "detail_loss", max_probability=first)

@@ -78,8 +78,8 @@ class SemanticLoss:
   """Mean cross-entropy of the semantic branch over valid pixels.
 
   Attributes:
-    balance: power of `class_weights`; 0 = off.
-    class_weights: those weights, from the training labels.
+    balance: power of `class_weights`, which then come from the training labels; 0 = off.
+    class_weights: weight of each class; () = none.
   """
 
   balance: float = 0.0
@@ -148,17 +148,18 @@ class DetailLoss:
     weights: "mask": E_ep = P_ep > t, as published. "soft": 1 + k P_ep on every pixel. "all": 1.
     t: threshold of "mask".
     k: strength of "soft".
-    balance: power of `class_weights`; 0 = off, as published. What a network misses most are rare classes.
+    balance: power of `class_weights`, which then come from the training labels; 0 = off, as published. What a
+      network misses most are rare classes.
+    class_weights: weight of each class; () = none.
     max_probability: take 1 - max P_sb in place of P_ep.
-    class_weights: those weights, from the training labels.
   """
 
   weights: str = "mask"
   t: float = 0.7
   k: float = 4.0
   balance: float = 0.0
-  max_probability: bool = False
   class_weights: tuple[float, ...] = ()
+  max_probability: bool = False
 
   def __post_init__(self):
     check_balance(self.balance, "detail_loss")

@@ -45,13 +45,24 @@ def test_losses_take_their_sections(tiny_config):
 
 def test_class_balance_counts_the_labels_of_the_stage(tiny_config):
   config = tiny_config(detail_loss={"balance": 1.0}, semantic_loss={"balance": 0.5})
-  source = [{"label": np.array([[0, 0, 0, 0, 1, 1, 2, 255]], np.uint8)}]
-  shares = np.array([4, 2, 1]) / 7
-  assert build.loss(config, "detail", source, 3).class_weights == class_weights(shares, 1.0)
+  sources = {
+    "semantic": [{"label": np.array([[0, 0, 1, 2]], np.uint8)}],
+    "branches": [{"label": np.array([[0, 0, 0, 0, 1, 1, 2, 255]], np.uint8)}],
+  }
+  full = build.with_class_weights(config, sources, 3)
+  weights = class_weights(np.array([4, 2, 1]) / 7, 1.0)
+  assert build.loss(full, "detail").class_weights == weights
+  assert build.model(full, 3).detail_weights == weights
   for stage in ("semantic", "control"):
-    assert build.loss(config, stage, source, 3) == SemanticLoss(0.5, class_weights(shares, 0.5))
-  assert build.loss(tiny_config(), "semantic", source, 3).class_weights == ()
-  assert "class_weights" not in build.with_defaults(config).detail_loss
+    assert build.loss(full, stage) == SemanticLoss(0.5, class_weights(np.array([2, 1, 1]) / 4, 0.5))
+  assert not config.detail_loss.get("class_weights")
+  assert build.with_class_weights(tiny_config(), sources, 3).to_dict() == tiny_config().to_dict()
+
+
+def test_class_weights_by_hand_stay_and_must_fit(tiny_config):
+  config = tiny_config(detail_loss={"balance": 1.0, "class_weights": (1.0, 2.0)})
+  assert build.with_class_weights(config, {}, 2).detail_loss.class_weights == (1.0, 2.0)
+  refused(lambda: build.model(config, 3), "class_weights", "2 numbers for 3 classes")
 
 
 def test_where_detail_comes_first_max_probability_stands_in(tiny_config):

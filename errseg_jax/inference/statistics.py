@@ -13,7 +13,7 @@ from errseg_jax.losses import error_target, pixel_cross_entropy
 from errseg_jax.metrics.errors import baseline_logits, error_histogram, hard_histogram, mask_counts
 from errseg_jax.metrics.segmentation import boundary_counts, boundary_radius, confusion_matrix
 from errseg_jax.models.error_aware import ErrorAware, infer
-from errseg_jax.models.error_branch import disbelief_logit
+from errseg_jax.models.error_branch import disbelief_logit, unweighted
 from errseg_jax.models.fusion import gate_features
 from errseg_jax.structs import IGNORE, Batch, Outputs
 
@@ -53,13 +53,16 @@ def threshold_counts(
   return jnp.swapaxes(table, 0, 1)
 
 
-def error_counts(outputs: Outputs, label: jax.Array, choice: dict) -> Counts:
+def error_counts(
+  outputs: Outputs, label: jax.Array, choice: dict, detail_weights: tuple[float, ...]
+) -> Counts:
   """Histograms [B, 2, bins] of every error score and of the hard errors' P_ep; the mask at the chosen t."""
   wrong, valid = error_target(outputs.semantic, label), label != IGNORE
   scores = baseline_logits(outputs.semantic)
   hard = wrong & (scores["max_probability"] < jnp.log((1 - HARD) / HARD))
   if outputs.detail is not None:
-    scores["detail_disbelief"] = disbelief_logit(outputs.detail, outputs.semantic.argmax(-1))
+    belief = unweighted(outputs.detail, detail_weights)
+    scores["detail_disbelief"] = disbelief_logit(belief, outputs.semantic.argmax(-1))
   if outputs.error is not None:
     scores["error_raw"] = outputs.error
     scores["error"] = calibrated(outputs.error, choice)
@@ -111,7 +114,8 @@ def make_counter(
   def count(variables, batch: Batch, choice):
     outputs = infer(model, variables, batch.image, wanted)
     label = batch.label
-    counts = label_counts(outputs, label, fusions, choice) | error_counts(outputs, label, choice)
+    counts = label_counts(outputs, label, fusions, choice)
+    counts |= error_counts(outputs, label, choice, model.detail_weights)
     if thresholds and outputs.error is not None and outputs.detail is not None:
       counts["by_threshold"] = threshold_counts(outputs, label, thresholds, choice)
     if fusion:

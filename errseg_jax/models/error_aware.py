@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from errseg_jax.models.error_branch import unweighted
 from errseg_jax.models.layers import resize
 from errseg_jax.structs import Outputs
 
@@ -19,11 +20,14 @@ class ErrorAware(nn.Module):
     segmenter: image -> Features.
     error: (image, Features, semantic, detail) -> error logit.
     detail: (image, Features, semantic) -> logits.
+    detail_weights: class weights in the detail branch's loss. Rare classes gain by them; what the branch thinks
+      of the frozen label would be tilted, so the error branch sees its logits without them.
   """
 
   segmenter: nn.Module
   error: nn.Module
   detail: nn.Module
+  detail_weights: tuple[float, ...] = ()
 
   @nn.compact
   def __call__(
@@ -48,7 +52,8 @@ class ErrorAware(nn.Module):
     if "detail" in wanted or ("error" in wanted and self.error.prior == "detail"):
       detail = self.detail(image, features, semantic, "detail" in train)
     if "error" in wanted:
-      error = self.error(image, features, semantic, detail, "error" in train)
+      belief = None if detail is None else unweighted(detail, self.detail_weights)
+      error = self.error(image, features, semantic, belief, "error" in train)
     return Outputs(semantic, error, detail)
 
 

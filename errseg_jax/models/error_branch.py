@@ -31,6 +31,16 @@ def disbelief_logit(detail_logits: jax.Array, labels: jax.Array) -> jax.Array:
   return jnp.clip(jax.nn.logsumexp(others, -1) - own[..., 0], -20.0, 20.0)
 
 
+def unweighted(logits: jax.Array, weights: tuple[float, ...]) -> jax.Array:
+  """Logits [..., C] whose softmax estimates P(class), from ones trained with a weight for each class.
+
+  Under weights w the cross-entropy is smallest at w P / sum(w P); see Menon et al., ICLR 2021. () changes nothing.
+  """
+  if not weights:
+    return logits
+  return logits - jnp.broadcast_to(jnp.log(jnp.asarray(weights, logits.dtype)), logits.shape)
+
+
 def confidence_maps(logits: jax.Array) -> jax.Array:
   """Entropy (in units of log C), max probability and top-2 margin of softmax(logits), [..., C] -> [..., 3]."""
   log_p = jax.nn.log_softmax(logits)
@@ -73,7 +83,7 @@ class ErrorBranch(nn.Module):
       image: uint8 [B, H, W, 3].
       features: of the frozen network.
       semantic: its logits at the label's size, [B, H, W, C].
-      detail: the detail branch's logits [B, H, W, C]; needed by prior "detail".
+      detail: the detail branch's logits [B, H, W, C], `unweighted`; needed by prior "detail".
       train: dropout on.
 
     Returns:

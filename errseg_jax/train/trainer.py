@@ -59,8 +59,9 @@ class Trainer:
     self.sources = self.splits.sources(self.dataset)
     self.transform = build.transform(config)
     classes = self.dataset.info.num_classes
+    self.config = config = build.with_class_weights(config, self.sources, classes)
     self.model = build.model(config, classes)
-    self.losses = {s.name: build.loss(config, s.name, self.sources[s.source], classes) for s in self.stages}
+    self.losses = {stage.name: build.loss(config, stage.name) for stage in self.stages}
     build.thresholds(config)
     if not config.choose.fusions:
       raise UserError(f"config.choose.fusions is empty; known: {', '.join(FUSIONS)}")

@@ -40,6 +40,7 @@ class Fake:
   """A "network" whose outputs are written into the image: what it says is known without running one."""
 
   quality: float = struct.field(pytree_node=False, default=1.0)
+  detail_weights: tuple = struct.field(pytree_node=False, default=())
 
   def apply(self, variables, image, wanted=("error", "detail"), **kwargs):
     label = image[..., 0].astype(jnp.int32)

@@ -10,6 +10,7 @@ from errseg_jax.models.error_branch import (
   confidence_maps,
   disbelief_logit,
   max_probability_logit,
+  unweighted,
 )
 from errseg_jax.models.layers import resize
 from errseg_jax.structs import Features
@@ -53,6 +54,13 @@ def test_max_probability_logit_is_the_logit_of_one_minus_the_largest_probability
   np.testing.assert_allclose(max_probability_logit(logits), jnp.log((1 - p) / p), atol=1e-3)
   extreme = max_probability_logit(jnp.array([[1e4, 0.0, 0.0], [1e4, 1e4, 0.0]]))
   np.testing.assert_allclose(extreme, [-20, 0])
+
+
+def test_unweighted_logits_undo_the_class_weights():
+  p, weights = jnp.array([0.5, 0.3, 0.2]), (0.5, 1.0, 4.0)
+  tilted = p * jnp.array(weights) / (p * jnp.array(weights)).sum()
+  np.testing.assert_allclose(jax.nn.softmax(unweighted(jnp.log(tilted), weights)), p, rtol=1e-5)
+  assert unweighted(p, ()) is p
 
 
 def test_disbelief_is_the_logit_of_one_minus_the_label_s_probability():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from errseg_jax import build
+from errseg_jax.models.error_branch import disbelief_logit, unweighted
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +75,18 @@ def test_squeezenet_takes_its_place(tiny_config):
   image = jax.ShapeDtypeStruct((1, 45, 61, 3), jnp.uint8)
   out, _ = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x), image)
   assert out.detail.shape == (1, 45, 61, 3)
+
+
+def test_the_error_branch_sees_the_detail_branch_without_its_class_weights(tiny_config):
+  weights = (0.5, 1.0, 2.0)
+  changes = {"error_branch__prior": "detail", "detail_branch__residual": True}
+  plain = build.model(tiny_config(**changes), 3)
+  tilted = build.model(tiny_config(**changes, detail_loss={"class_weights": weights}), 3)
+  image = jax.random.randint(jax.random.key(1), (1, 32, 32, 3), 0, 256).astype(jnp.uint8)
+  variables = jax.jit(plain.init)(jax.random.key(0), image)
+  a, b = (jax.jit(m.apply)(variables, image) for m in (plain, tilted))
+  np.testing.assert_array_equal(a.detail, b.detail)
+  # Before training the branch is the disbelief of the logits that it is given.
+  want = disbelief_logit(unweighted(b.detail, weights), b.semantic.argmax(-1))
+  np.testing.assert_allclose(b.error, want, atol=1e-4)
+  assert np.abs(a.error - b.error).max() > 0.1
