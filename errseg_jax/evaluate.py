@@ -34,10 +34,11 @@ from errseg_jax.train.stages import plan
 from errseg_jax.train.state import merge
 
 BRANCHES = ("error", "detail")
+SWEEP = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # thresholds that are always scored
 
 
 def evaluate(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[str, Any]:
-  """Scores a workdir and writes results.json and evaluation.npz there.
+  """Scores a workdir and writes results.json and evaluation.npz there; results_SPLIT.json for another split.
 
   Args:
     config: of the workdir.
@@ -59,14 +60,15 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[str,
   branches = tuple(b for b in BRANCHES if b in stages)
   choice = Choice.load(workdir) if set(BRANCHES) <= set(branches) else Choice()
   evaluator = make_evaluator(config, mesh)
-  thresholds = build.thresholds(config)
+  thresholds = tuple(sorted({*SWEEP, *build.thresholds(config)}))
+  rho = config.error_loss.rho
   passes = [(choice, source)]
   if choice.halves and split == config.splits.val:
     passes = list(zip(choice.halves, halves(source), strict=True))
   totals, before = Totals(), 0
   with progress_bar(f"evaluate {split}", len(source)) as show:
     for own, part in passes:
-      counter = make_counter(model, wanted=branches, thresholds=thresholds, fusion=own.fusion)
+      counter = make_counter(model, wanted=branches, thresholds=thresholds, fusion=own.fusion, rho=rho)
       update = functools.partial(lambda before, done: show(before + done), before)
       evaluator.run(counter, variables, part, own, per_image=True, progress=update, totals=totals)
       before += len(part)
@@ -87,7 +89,10 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[str,
     results["control"] = segmentation_scores(counts["confusion/semantic"], info.classes)
     results["control"]["steps"] = stages["control"].steps
   results["speed"] = speed(model, variables, evaluator, source, branches)
-  write_evaluation(workdir, results, totals)
+  # Another split than the reported one leaves the reported scores as they are.
+  write_evaluation(
+    workdir, results, totals, "" if split == config.splits.val else f"_{split.replace('/', '_')}"
+  )
   print_results(results)
   return results
 
@@ -201,17 +206,20 @@ def speed(model, variables, evaluator, source, branches: tuple[str, ...]) -> dic
   return out | {"image_size": list(batch.image.shape[1:3])}
 
 
-def write_evaluation(workdir: pathlib.Path, results: dict[str, Any], totals: Totals) -> None:
-  """results.json, and evaluation.npz with what the report's curves need; each whole or not at all."""
+def write_evaluation(workdir: pathlib.Path, results: dict[str, Any], totals: Totals, suffix: str) -> None:
+  """results.json, and evaluation.npz with what the report's curves need; each whole or not at all.
+
+  The suffix goes before the file extension.
+  """
   arrays = {k: v for k, v in totals.counts.items() if k.split("/")[0] in ("histogram", "confusion")}
   arrays["worst/names"] = np.array([name for _, _, name in totals.worst_first()], dtype=np.str_)
   part = workdir / "evaluation.tmp.npz"
   named: Any = {k.replace("/", "."): v for k, v in arrays.items()}
   np.savez_compressed(part, **named)
-  os.replace(part, workdir / "evaluation.npz")
+  os.replace(part, workdir / f"evaluation{suffix}.npz")
   part = workdir / "results.tmp"
   part.write_text(json.dumps(results, indent=1) + "\n")
-  os.replace(part, workdir / "results.json")
+  os.replace(part, workdir / f"results{suffix}.json")
 
 
 def read_results(workdir: pathlib.Path) -> dict[str, Any]:

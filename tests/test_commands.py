@@ -55,6 +55,15 @@ def test_results_hold_every_promised_field(evaluated):
   assert results["chosen"]["candidates"]
 
 
+def test_another_split_leaves_the_reported_scores_alone(evaluated):
+  before = results_of(evaluated)
+  assert main(["evaluate", f"--workdir={evaluated}", "--split=choose", "--config.num_devices=1"]) == 0
+  assert results_of(evaluated) == before
+  other = json.loads((evaluated / "results_choose.json").read_text())
+  assert (before["split"], other["split"], other["num_images"]) == ("val", "choose", 4)
+  assert (evaluated / "evaluation_choose.npz").exists()
+
+
 def test_each_half_is_scored_by_its_own_choice(evaluated, tmp_path):
   workdir = tmp_path / "run"
   shutil.copytree(evaluated, workdir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,6 @@ from errseg_jax.models.error_branch import disbelief_logit, unweighted
 from errseg_jax.models.fusion import gate_features
 from errseg_jax.structs import IGNORE, Batch, Outputs
 
-HARD = 0.95  # rho: an error of larger confidence is hard (P0, section 3.3)
 Counts = dict[str, jax.Array]
 
 
@@ -54,12 +54,12 @@ def threshold_counts(
 
 
 def error_counts(
-  outputs: Outputs, label: jax.Array, choice: dict, detail_weights: tuple[float, ...]
+  outputs: Outputs, label: jax.Array, choice: dict, detail_weights: tuple[float, ...], rho: float
 ) -> Counts:
   """Histograms [B, 2, bins] of every error score and of the hard errors' P_ep; the mask at the chosen t."""
   wrong, valid = error_target(outputs.semantic, label), label != IGNORE
   scores = baseline_logits(outputs.semantic)
-  hard = wrong & (scores["max_probability"] < jnp.log((1 - HARD) / HARD))
+  hard = wrong & (scores["max_probability"] < math.log((1 - rho) / rho))
   if outputs.detail is not None:
     belief = unweighted(outputs.detail, detail_weights)
     scores["detail_disbelief"] = disbelief_logit(belief, outputs.semantic.argmax(-1))
@@ -99,6 +99,7 @@ def make_counter(
   fusions: Sequence[str] = (),
   thresholds: Sequence[float] = (),
   fusion: str = "",
+  rho: float = 0.95,
 ) -> Callable[[Any, Batch, dict], Counts]:
   """A jitted (variables, batch, choice arrays) -> counts.
 
@@ -108,6 +109,7 @@ def make_counter(
     fusions: candidates whose confusion is counted.
     thresholds: grid of t, where both branches run.
     fusion: the chosen one; named, boundaries and per-image counts are taken for it too.
+    rho: confidence above which an error is hard (P0, section 3.3).
   """
 
   @jax.jit
@@ -115,7 +117,7 @@ def make_counter(
     outputs = infer(model, variables, batch.image, wanted)
     label = batch.label
     counts = label_counts(outputs, label, fusions, choice)
-    counts |= error_counts(outputs, label, choice, model.detail_weights)
+    counts |= error_counts(outputs, label, choice, model.detail_weights, rho)
     if thresholds and outputs.error is not None and outputs.detail is not None:
       counts["by_threshold"] = threshold_counts(outputs, label, thresholds, choice)
     if fusion:

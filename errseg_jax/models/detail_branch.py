@@ -25,7 +25,7 @@ class ImageEncoder(nn.Module):
   @nn.compact
   def __call__(self, image, logits) -> dict[int, jax.Array]:
     rgb = (image.astype(self.dtype) - 127.5) / 127.5
-    p = resize(jax.nn.softmax(logits).astype(self.dtype), image.shape[1:3])
+    p = jax.nn.softmax(resize(logits, image.shape[1:3])).astype(self.dtype)
     x, maps, stride = jnp.concatenate([rgb, p], -1), {}, 1
     while stride < max(self.strides):
       stride *= 2

@@ -19,6 +19,7 @@ SYSTEMS = {
 }
 ERROR_SCORES = {
   "error": "P(error)",
+  "detail_disbelief": "detail branch’s disbelief",
   "max_probability": "1 − max probability",
   "entropy": "entropy",
   "margin": "margin",

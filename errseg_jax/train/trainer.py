@@ -60,6 +60,8 @@ class Trainer:
     self.transform = build.transform(config)
     classes = self.dataset.info.num_classes
     self.config = config = build.with_class_weights(config, self.sources, classes)
+    if config.segmenter.init:  # config.json is read from other folders too
+      config.segmenter.init = str(pathlib.Path(config.segmenter.init).resolve())
     self.model = build.model(config, classes)
     self.losses = {stage.name: build.loss(config, stage.name) for stage in self.stages}
     build.thresholds(config)

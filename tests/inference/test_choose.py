@@ -242,3 +242,13 @@ def test_an_all_ignored_image_counts_nothing():
   part.samples = [s for i, s in enumerate(part.samples) if i != 2]
   # The random numbers of later images are the same in both.
   assert_same(totals(whole, 2), totals(part, 2))
+
+
+@pytest.mark.parametrize(("rho", "hard"), [(0.5, True), (0.95, False)])
+def test_errors_are_hard_above_rho(rho, hard):
+  counter = make_counter(Fake(0.75), wanted=("error",), rho=rho)
+  counts = evaluator().run(counter, {}, Source(3), Choice()).counts
+  # Every label of the fake has max probability e^2 / (e^2 + 2) = 0.79.
+  errors = counts["histogram/error"][1].sum()
+  assert counts["hard"].sum() == counts["mask"][:, 2].sum() == (errors if hard else 0)
+  assert counts["mask"][:, 1].sum() == errors
