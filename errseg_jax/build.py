@@ -25,6 +25,8 @@ from errseg_jax.models.heads import HEADS
 from errseg_jax.models.layers import GATES
 from errseg_jax.models.segmenter import Segmenter
 
+# Fields of losses that are no settings: they follow from the order of the stages and from the stages before.
+COMPUTED = ("max_probability", "calibration")
 DTYPES = ("float32", "bfloat16", "float64")
 
 
@@ -92,7 +94,7 @@ def with_defaults(config: ConfigDict) -> ConfigDict:
   ]
   for section, cls in sections:
     for key, value in defaults(cls).items():
-      if key not in section and key != "max_probability":  # the order of the stages decides that one
+      if key not in section and key not in COMPUTED:
         section[key] = placeholder(float) if value is None else value
   return config
 

@@ -152,6 +152,7 @@ class DetailLoss:
       network misses most are rare classes.
     class_weights: weight of each class; () = none.
     max_probability: take 1 - max P_sb in place of P_ep.
+    calibration: (scale, offset) of the error logit; (1, 0) leaves P_ep raw, as published.
   """
 
   weights: str = "mask"
@@ -160,6 +161,7 @@ class DetailLoss:
   balance: float = 0.0
   class_weights: tuple[float, ...] = ()
   max_probability: bool = False
+  calibration: tuple[float, float] = (1.0, 0.0)
 
   def __post_init__(self):
     check_balance(self.balance, "detail_loss")
@@ -173,8 +175,10 @@ class DetailLoss:
     given = label_weights(label, self.class_weights, outputs.semantic.dtype)
     if self.weights == "all":
       return given
-    first = self.max_probability or outputs.error is None
-    logit = max_probability_logit(outputs.semantic) if first else outputs.error
+    if self.max_probability or outputs.error is None:
+      logit = max_probability_logit(outputs.semantic)
+    else:
+      logit = self.calibration[0] * outputs.error + self.calibration[1]
     p = jax.lax.stop_gradient(jax.nn.sigmoid(logit))
     return given * ((p > self.t) if self.weights == "mask" else 1.0 + self.k * p)
 

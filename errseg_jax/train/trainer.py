@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import pathlib
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 from errseg_jax import build
 from errseg_jax.data.pipeline import step_names, train_batches
 from errseg_jax.errors import UserError
+from errseg_jax.inference.calibrate import fit_platt
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.choose import candidate_scores, choose, choose_both_ways
 from errseg_jax.inference.evaluator import make_evaluator
@@ -164,7 +166,7 @@ class Trainer:
     )
     return Loop(
       stage,
-      make_step(self.model, stage, self.losses[stage.name], tx, config.seed),
+      make_step(self.model, stage, self.make_loss(stage, frozen), tx, config.seed),
       lambda start: batches(start=start),
       lambda step: step_names(source, step=step, **order),
       self.make_score(stage, frozen),
@@ -174,6 +176,20 @@ class Trainer:
       stop,
       self.mesh,
     )
+
+  def make_loss(self, stage: Stage, frozen: Variables) -> Any:
+    """The stage's loss; a detail loss that goes by P_ep gets its calibration, fitted on the choose split.
+
+    Where that split is also the reported one, P_ep stays raw.
+    """
+    loss = self.losses[stage.name]
+    if stage.name != "detail" or loss.max_probability or loss.weights == "all" or self.splits.both_ways:
+      return loss
+    if not self.config.choose.calibrate:
+      return loss
+    counter = make_counter(self.model, wanted=("error",))
+    counts = self.evaluator.run(counter, frozen, self.sources["choose"], Choice()).counts
+    return dataclasses.replace(loss, calibration=fit_platt(counts["histogram/error_raw"]))
 
   def make_score(self, stage: Stage, frozen: Variables):
     """(trained variables) -> scores on the choose split, by the names that stages and metrics use."""

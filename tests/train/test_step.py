@@ -30,6 +30,7 @@ def test_a_stage_changes_its_own_group_and_no_bit_of_the_others(bench, name):
 @pytest.mark.parametrize("name", STAGES)
 def test_the_optimizer_holds_two_slots_per_trained_parameter_and_none_else(bench, name):
   one = bench(name)
+  assert set(one.state.variables["params"]) == {{"semantic": "segmenter"}.get(name, name)}
   shapes = collections.Counter(p.shape for p in jax.tree.leaves(one.state.variables["params"]))
   slots = collections.Counter(p.shape for p in jax.tree.leaves(one.state.opt_state))
   counts = slots.pop(()) - 2 * shapes.pop((), 0)

@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+
+from errseg_jax.build import with_defaults
+from errseg_jax.train.initialise import initial_variables
+from errseg_jax.train.state import split
+from errseg_jax.train.trainer import Trainer
+
+
+def detail_loss(config, workdir):
+  trainer = Trainer(with_defaults(config), workdir)
+  stage = next(s for s in trainer.stages if s.name == "detail")
+  frozen = split(initial_variables(trainer.model, trainer.config), stage.groups)[1]
+  return trainer.make_loss(stage, frozen), trainer.losses["detail"]
+
+
+def test_a_detail_loss_that_goes_by_p_ep_gets_it_calibrated(tiny_config, tmp_path):
+  loss, plain = detail_loss(tiny_config(), tmp_path)
+  assert plain.calibration == (1.0, 0.0)
+  assert np.isfinite(loss.calibration).all()
+  assert loss.calibration != plain.calibration
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"choose__calibrate": False},
+    {"detail_loss__weights": "all"},
+    {"order": ("semantic", "detail", "error")},
+    # Fitted on what is reported, it would teach the branch about those images.
+    {"splits__choose": "val", "train__select": "last"},
+  ],
+)
+def test_elsewhere_it_stays_raw(tiny_config, tmp_path, changes):
+  loss, plain = detail_loss(tiny_config(**changes), tmp_path)
+  assert loss == plain
+
+
+def test_a_given_network_is_found_from_any_folder(trained, tiny_config, tmp_path, monkeypatch):
+  monkeypatch.chdir(trained.parent)
+  config = tiny_config(segmenter__init=trained.name)
+  assert Trainer(with_defaults(config), tmp_path).config.segmenter.init == str(trained)
