@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from errseg_jax import build
-from errseg_jax.data.splits import halves
+from errseg_jax.data.splits import stretches
 from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.choose import mask_confusion
@@ -64,7 +64,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[str,
   rho = config.error_loss.rho
   passes = [(choice, source)]
   if choice.halves and split == config.splits.val:
-    passes = list(zip(choice.halves, halves(source), strict=True))
+    passes = list(zip(choice.halves, stretches(source, 2), strict=True))
   totals, before = Totals(), 0
   with progress_bar(f"evaluate {split}", len(source)) as show:
     for own, part in passes:

@@ -31,9 +31,13 @@ class Subset(Sequence):
     return tuple(self.source.names[i] for i in self.indices)
 
 
-def halves(source: Any) -> list[Subset]:
-  """First and second half: neighbours, which may be frames of one video, stay together."""
-  return [Subset(source, part) for part in np.array_split(np.arange(len(source)), 2)]
+def stretches(source: Any, count: int) -> list[Subset]:
+  """`count` parts of about equal length: neighbours, which may be frames of one video, stay together.
+
+  A source of fewer samples has a part for each.
+  """
+  parts = np.array_split(np.arange(len(source)), max(1, min(count, len(source))))
+  return [Subset(source, part) for part in parts]
 
 
 def held_out(count: int, fraction: float, offset: float) -> np.ndarray:

@@ -27,6 +27,7 @@ class Choice:
     gate: weights of fusion "gate", over the raw error logit's features; () without.
     on: the images that it was chosen on, in words.
     candidates: mIoU of each candidate on them.
+    standard_errors: of each candidate's distance to the best one.
     calibration: ECE of P_ep before and after, percent, on them.
     halves: where the reported images are the only unseen ones: the choice for their first half, made on the
       second, and the other way round; () otherwise.
@@ -39,6 +40,7 @@ class Choice:
   gate: tuple[float, ...] = ()
   on: str = ""
   candidates: dict[str, float | None] = dataclasses.field(default_factory=dict)
+  standard_errors: dict[str, float] = dataclasses.field(default_factory=dict)
   calibration: dict[str, float | None] = dataclasses.field(default_factory=dict)
   halves: tuple[Choice, ...] = ()
 

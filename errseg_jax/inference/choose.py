@@ -1,7 +1,8 @@
 """Chooses calibration, fusion and threshold on images that trained nothing, "semantic only" among them.
 
 The candidates are compared by two-fold cross-fitting: calibration and gate are fitted on one half of the
-images and scored on the other, both ways; what is kept is fitted on all.
+images and scored on the other, both ways; what is kept is fitted on all. A few images tell candidates apart only
+so well: of those within one standard error of the best, the most cautious is taken.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ import jax
 import numpy as np
 from scipy import optimize, special
 
-from errseg_jax.data.splits import halves
+from errseg_jax.data.splits import stretches
 from errseg_jax.inference.calibrate import fit_platt
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.evaluator import Evaluator
 from errseg_jax.inference.statistics import make_counter, make_sampler
-from errseg_jax.metrics.errors import error_scores
+from errseg_jax.metrics.errors import Scores, error_scores
 from errseg_jax.metrics.segmentation import segmentation_scores
 from errseg_jax.models.error_aware import ErrorAware
 
 MAX_SAMPLES = 400_000  # pixels that the gate is fitted on
-TOLERANCE = 0.05  # mIoU; smaller differences are noise
+BLOCKS = 5  # stretches of images in each half, which the standard errors come from
 GATE_DECAY = 1e-4  # L2 on the gate's weights
 
 
@@ -73,7 +74,7 @@ def choose(
   thresholds: Sequence[float],
   on: str,
 ) -> Choice:
-  """The best candidate by mIoU on `source`; of near equals the most cautious one.
+  """The most cautious candidate within one standard error of the best mIoU on `source`.
 
   Args:
     evaluator: runs the network.
@@ -85,7 +86,7 @@ def choose(
     thresholds: grid of "mask".
     on: what `source` is, in words, for the record.
   """
-  parts = halves(source)
+  parts = stretches(source, 2)
   raw_counter = make_counter(model, wanted=("error",))
   raw = [
     evaluator.run(raw_counter, variables, part, Choice()).counts["histogram/error_raw"] for part in parts
@@ -98,20 +99,22 @@ def choose(
     final_gate = fit_gate({k: np.concatenate([s[k] for s in samples]) for k in samples[0]})
   platts = [fit_platt(h) if calibrate else (1.0, 0.0) for h in (*raw, raw[0] + raw[1])]
   counter = make_counter(model, wanted=("error", "detail"), fusions=fusions, thresholds=thresholds)
-  counts: dict[str, Any] = {}
+  blocks: list[dict[str, Any]] = []
   for part, (scale, offset), gate in zip(parts, platts[1::-1], gates[::-1], strict=True):
     fold = Choice(scale=scale, offset=offset, gate=gate)
-    for key, value in evaluator.run(counter, variables, part, fold).counts.items():
-      counts[key] = counts.get(key, 0) + value
+    blocks += [evaluator.run(counter, variables, b, fold).counts for b in stretches(part, BLOCKS)]
+  counts = {key: sum(block[key] for block in blocks) for key in blocks[0]}
   scores = candidate_scores(counts, fusions, thresholds)
-  fusion, _, t = most_cautious(scores).partition("@")
+  without = [candidate_scores({k: counts[k] - b[k] for k in counts}, fusions, thresholds) for b in blocks]
+  errors = standard_errors(scores, without)
+  fusion, _, t = most_cautious(scores, errors).partition("@")
   scale, offset = platts[2]
   calibration = {
     "before": error_scores(raw[0] + raw[1])["ECE"],
     "after": error_scores(counts["histogram/error"])["ECE"],
   }
   threshold = float(t) if t else 0.5
-  return Choice(fusion, threshold, scale, offset, final_gate, on, scores, calibration)
+  return Choice(fusion, threshold, scale, offset, final_gate, on, scores, errors, calibration)
 
 
 def choose_both_ways(
@@ -121,13 +124,28 @@ def choose_both_ways(
 
   The choice on all of it serves images beyond `source`.
   """
-  first, second = halves(source)
+  first, second = stretches(source, 2)
   found = [choose(evaluator, model, variables, s, on=on, **options) for s in (source, second, first)]
   return dataclasses.replace(found[0], halves=tuple(found[1:]))
 
 
-def most_cautious(scores: dict[str, float | None]) -> str:
-  """Of the candidates within TOLERANCE of the best, the one that changes the frozen labels least.
+def standard_errors(scores: Scores, without: Sequence[Scores]) -> dict[str, float]:
+  """Standard error of each candidate's distance to the best, by the delete-one jackknife over blocks of images.
+
+  Args:
+    scores: mIoU by candidate over all blocks.
+    without: the same without each block in turn.
+  """
+  best = max(scores, key=lambda name: scores[name] or 0.0)
+  out = {}
+  for name in scores:
+    gaps = np.array([(part[best] or 0.0) - (part[name] or 0.0) for part in without])
+    out[name] = float(np.sqrt((len(gaps) - 1) * gaps.var()))
+  return out
+
+
+def most_cautious(scores: Scores, errors: dict[str, float]) -> str:
+  """Of the candidates within one standard error of the best, the one that changes the frozen labels least.
 
   That is "semantic", then "mask" from the largest t down, then the others.
   """
@@ -137,12 +155,12 @@ def most_cautious(scores: dict[str, float | None]) -> str:
     return ("semantic", "mask").index(fusion) if fusion in ("semantic", "mask") else 2, -float(t or 0)
 
   best = max(score or 0.0 for score in scores.values())
-  return min((n for n, score in scores.items() if (score or 0.0) >= best - TOLERANCE), key=caution)
+  return min((n for n, score in scores.items() if (score or 0.0) >= best - errors[n]), key=caution)
 
 
 def candidate_scores(
   counts: dict[str, np.ndarray], fusions: Sequence[str], thresholds: Sequence[float]
-) -> dict[str, float | None]:
+) -> Scores:
   """mIoU by candidate; "mask@t" for each t."""
   confusions = {f: counts[f"confusion/{f}"] for f in fusions if f != "mask"}
   if "mask" in fusions:

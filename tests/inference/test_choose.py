@@ -97,7 +97,8 @@ def choose(model, fusions=FUSIONS, calibrate=True):
 def test_what_is_chosen_is_never_worse_than_semantic(quality):
   choice = choose(Fake(quality))
   name = choice.fusion if choice.fusion != "mask" else f"mask@{choice.threshold:g}"
-  assert choice.candidates[name] == max(choice.candidates.values())
+  gap = max(choice.candidates.values()) - choice.candidates[name]
+  assert 0 <= gap <= choice.standard_errors[name]
   assert choice.candidates[name] >= choice.candidates["semantic"]
   assert set(choice.candidates) == {"semantic", "soft", "gate", *(f"mask@{t:g}" for t in THRESHOLDS)}
   # A detail branch that is always wrong must not be let in; one that is always right must.
@@ -113,6 +114,23 @@ def test_a_tie_goes_to_semantic():
       return outputs.replace(detail=None if outputs.detail is None else outputs.semantic)
 
   assert choose(Echo()).fusion == "semantic"
+
+
+def test_the_standard_error_is_the_jackknife_s():
+  rng = np.random.default_rng(0)
+  gaps = rng.normal(2.0, 1.0, 8)
+  # For a mean the delete-one jackknife is the textbook standard error.
+  without = [{"a": 10.0, "b": 10.0 - np.delete(gaps, k).mean()} for k in range(8)]
+  got = choosing.standard_errors({"a": 10.0, "b": 8.0}, without)
+  assert got == pytest.approx({"a": 0.0, "b": gaps.std(ddof=1) / np.sqrt(8)})
+
+
+@pytest.mark.parametrize(
+  ("error", "want"), [(0.0, "soft"), (0.15, "mask@0.1"), (0.25, "mask@0.5"), (3.0, "semantic")]
+)
+def test_of_those_within_a_standard_error_the_most_cautious_is_taken(error, want):
+  scores = {"semantic": 48.0, "mask@0.1": 49.9, "mask@0.5": 49.8, "soft": 50.0, "gate": 49.99}
+  assert choosing.most_cautious(scores, dict.fromkeys(scores, error)) == want
 
 
 def test_one_candidate_alone_is_taken_and_raw_p_ep_stays_raw():
