@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from errseg_jax.errors import UserError
+from errseg_jax.host_memory import keep_freed_memory
 
 if TYPE_CHECKING:
   from ml_collections import ConfigDict
@@ -132,11 +133,12 @@ def workdir_config(args: argparse.Namespace) -> ConfigDict:
 
 
 def prepare(config: ConfigDict) -> None:
-  """Logging, compilation cache and platform, before jax touches a device."""
+  """Logging, memory, compilation cache and platform, before jax touches a device."""
   logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
   logging.getLogger("absl").setLevel(logging.ERROR)
   if not sys.stderr.isatty():
     logging.getLogger("errseg").setLevel(logging.INFO)
+  keep_freed_memory()
   import jax
 
   from errseg_jax.sharding import select_platform

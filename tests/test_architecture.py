@@ -11,6 +11,7 @@ ROOT = pathlib.Path(errseg_jax.__file__).parent
 ORDER = (
   "errors",
   "structs",
+  "host_memory",
   "progress",
   "sharding",
   "config",
