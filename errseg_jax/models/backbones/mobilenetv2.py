@@ -101,14 +101,17 @@ class MobileNetV2(nn.Module):
   @nn.compact
   def __call__(self, x, train: bool):
     """[B, H, W, 3] -> Endpoints with strides (2, 4, 8): the last map of each stride."""
-    norm = (self.bn_epsilon, self.bn_group_size, self.dtype)
-    bn = partial(BatchNorm, 0.9, *norm)
+    bn = partial(BatchNorm, epsilon=self.bn_epsilon, group_size=self.bn_group_size, dtype=self.dtype)
+    unit = partial(
+      InvertedResidual, bn_epsilon=self.bn_epsilon, bn_group_size=self.bn_group_size, dtype=self.dtype
+    )
     x = Conv(scaled(32, self.multiplier), 3, 2, dtype=self.dtype, name="conv")(x)
     x = relu6(bn(name="conv_bn")(x, train))
-    low, stride, dilation, index = [], 2, 1, 0
+    ends: list[jax.Array] = []
+    stride, dilation, index = 2, 1, 0
     for expansion, channels, count, grow in STAGES:
-      if grow > 1 and len(low) < 3:
-        low.append(x)
+      if grow > 1:
+        ends.append(x)
       first = dilation
       if stride * grow > self.output_stride:
         dilation, grow = dilation * grow, 1
@@ -116,11 +119,9 @@ class MobileNetV2(nn.Module):
       first = first if self.first_dilation == "previous" else dilation
       for i in range(count):
         place = (1, dilation) if i else (grow, first)
-        block = InvertedResidual(
-          scaled(channels, self.multiplier), expansion, *place, *norm, name=f"block{index}"
-        )
+        block = unit(scaled(channels, self.multiplier), expansion, *place, name=f"block{index}")
         x, index = block(x, train), index + 1
     if self.last_features:
       x = Conv(self.last_features, 1, dtype=self.dtype, name="last")(x)
       x = relu6(bn(name="last_bn")(x, train))
-    return Endpoints(low=tuple(low), final=x, strides=(2, 4, 8), output_stride=stride)
+    return Endpoints(tuple(ends[:3]), x, (2, 4, 8), stride, penultimate=ends[3])

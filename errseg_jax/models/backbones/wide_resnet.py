@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar
 
+import jax
 from flax import linen as nn
 
 from errseg_jax.models.backbones.endpoints import Endpoints
@@ -85,13 +86,17 @@ class WideResNet(nn.Module):
   @nn.compact
   def __call__(self, x, train: bool):
     """[B, H, W, 3] -> Endpoints with strides (2, 4, 8): levels 2, 3, 4 as they leave their last block."""
-    norm = (self.bn_epsilon, self.bn_group_size, self.dtype)
+    bn = partial(BatchNorm, epsilon=self.bn_epsilon, group_size=self.bn_group_size, dtype=self.dtype)
+    unit = partial(
+      PreActivatedBlock, bn_epsilon=self.bn_epsilon, bn_group_size=self.bn_group_size, dtype=self.dtype
+    )
 
     def width(channels):
       return max(1, round(channels * self.multiplier))
 
     x = Conv(width(64), 3, dtype=self.dtype, name="conv1")(x)
-    low, stride, dilation = [], 1, 1
+    low: list[jax.Array] = []
+    stride, dilation = 1, 1
     for level, (count, channels, dropout) in enumerate(LEVELS, start=2):
       grow, previous = (2 if level < 7 else 1), dilation
       if stride * grow > self.output_stride:
@@ -102,10 +107,8 @@ class WideResNet(nn.Module):
       first = previous if self.variant == "a1" else dilation
       for i in range(count):
         place = (1, (dilation, dilation)) if i else (grow, (first, dilation))
-        block = PreActivatedBlock(
-          tuple(map(width, channels)), *place, dropout, *norm, name=f"level{level}_{i}"
-        )
+        block = unit(tuple(map(width, channels)), *place, dropout, name=f"level{level}_{i}")
         x = block(x, train)
       low.append(x)
-    x = nn.relu(BatchNorm(0.9, *norm, name="bn")(x, train))
+    x = nn.relu(bn(name="bn")(x, train))
     return Endpoints(low=tuple(low[:3]), final=x, strides=(2, 4, 8), output_stride=stride)

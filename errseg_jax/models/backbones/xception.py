@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar
 
+import jax
 from flax import linen as nn
 
 from errseg_jax.errors import UserError
@@ -33,10 +34,10 @@ class XceptionModule(nn.Module):
     activate_inside: ReLU after each batch normalisation, in place of one before each separable convolution.
   """
 
-  features: tuple[int, int, int]
+  features: tuple[int, ...]
   skip: str
   stride: int = 1
-  rates: tuple[int, int, int] = (1, 1, 1)
+  rates: tuple[int, ...] = (1, 1, 1)
   activate_inside: bool = False
   bn_epsilon: float = 1e-3
   bn_group_size: int = 0
@@ -106,20 +107,24 @@ class Xception(nn.Module):
     """
     if len(self.multi_grid) != 3:
       raise UserError(f"multi_grid={self.multi_grid} needs 3 numbers, one per convolution of the last module")
-    norm = (self.bn_epsilon, self.bn_group_size, self.dtype)
+    bn = partial(BatchNorm, epsilon=self.bn_epsilon, group_size=self.bn_group_size, dtype=self.dtype)
+    unit = partial(
+      XceptionModule, bn_epsilon=self.bn_epsilon, bn_group_size=self.bn_group_size, dtype=self.dtype
+    )
 
     def width(channels):
       return max(1, round(channels * self.multiplier))
 
-    for name, channels, stride in (("conv1_1", 32, 2), ("conv1_2", 64, 1)):
-      x = Conv(width(channels), 3, stride, dtype=self.dtype, name=name)(x)
-      x = nn.relu(BatchNorm(0.9, *norm, name=f"{name}_bn")(x, train))
-    low, current, rate = [], 2, 1
+    for name, features, stride in (("conv1_1", 32, 2), ("conv1_2", 64, 1)):
+      x = Conv(width(features), 3, stride, dtype=self.dtype, name=name)(x)
+      x = nn.relu(bn(name=f"{name}_bn")(x, train))
+    low: list[jax.Array] = []
+    current, rate = 2, 1
     for name, channels, skip, stride in self._modules():
       last = name == "exit2_1"
       kept = 1 if current == self.output_stride else stride
       rates = tuple(rate * factor for factor in (self.multi_grid if last else (1, 1, 1)))
-      module = XceptionModule(tuple(map(width, channels)), skip, kept, rates, last, *norm, name=name)
+      module = unit(tuple(map(width, channels)), skip, kept, rates, last, name=name)
       x, inner = module(x, train)
       if stride > 1 and name.startswith("entry"):
         low.append(inner)
