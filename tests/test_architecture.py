@@ -23,6 +23,7 @@ ORDER = (
   "config_flags",
   "inference",
   "train",
+  "convert",
   "predict",
   "evaluate",
   "report",
