@@ -112,4 +112,4 @@ class ResNet(nn.Module):
           name=f"layer{stage + 1}_{i}",
         )(x, train)
       low.append(x)
-    return Endpoints(low=tuple(low[:3]), final=x, strides=(2, 4, 8), output_stride=stride)
+    return Endpoints(tuple(low[:3]), x, (2, 4, 8), stride, penultimate=low[3])
