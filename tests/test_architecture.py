@@ -22,6 +22,8 @@ ORDER = (
   "config_flags",
   "inference",
   "train",
+  "convert",
+  "bench",
   "predict",
   "evaluate",
   "report",
