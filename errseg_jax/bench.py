@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
@@ -18,7 +19,9 @@ from errseg_jax import build
 from errseg_jax.errors import UserError
 from errseg_jax.models.error_aware import ErrorAware, infer
 
-GROUPS = ("segmenter/backbone", "segmenter/head", "detail", "error")
+AUXILIARY = "segmenter/head/auxiliary"
+GROUPS = ("segmenter/backbone", AUXILIARY, "segmenter/head", "detail", "error")
+"""Parts of a network; the auxiliary head works in training only, and published counts are without it."""
 WHAT = ("size",)
 
 
@@ -43,8 +46,8 @@ def size(config: ConfigDict, height: int, width: int) -> dict[str, Any]:
     width: see height.
 
   Returns:
-    {"image_size": [height, width], "groups": {group: {"parameters", "multiply_adds"}}, "total": {same}}. Batch
-    statistics are no parameters. Multiply-adds are those of convolutions, as published tables count them:
+    {"image_size": [height, width], "groups": {group: {"parameters", "multiply_adds"}}, "total": {same}}, of the
+    groups that the network has. Batch statistics are no parameters. Multiply-adds are those of convolutions, as published tables count them:
     normalisation, activations and resizing are left out.
   """
   model = build.model(config, build.dataset(config).info.num_classes)
@@ -52,7 +55,7 @@ def size(config: ConfigDict, height: int, width: int) -> dict[str, Any]:
   variables = jax.eval_shape(model.init, jax.random.key(0), image)
   parameters = parameter_counts(variables["params"])
   adds = multiply_adds(model, variables, image)
-  groups = {g: {"parameters": parameters[g], "multiply_adds": adds[g]} for g in GROUPS}
+  groups = {g: {"parameters": parameters[g], "multiply_adds": adds[g]} for g in GROUPS if parameters[g]}
   total = {key: sum(group[key] for group in groups.values()) for key in ("parameters", "multiply_adds")}
   return {"image_size": [height, width], "groups": groups, "total": total}
 
@@ -60,11 +63,14 @@ def size(config: ConfigDict, height: int, width: int) -> dict[str, Any]:
 def parameter_counts(params: Any) -> dict[str, int]:
   """{group: numbers in its arrays}."""
 
-  def count(tree: Any) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+  out = dict.fromkeys(GROUPS, 0)
+  for path, leaf in traverse_util.flatten_dict(params, sep="/").items():
+    out[_group(path)] += leaf.size
+  return out
 
-  parts = {"segmenter/" + name: tree for name, tree in params["segmenter"].items()} | params
-  return {group: count(parts.get(group, {})) for group in GROUPS}
+
+def _group(path: str) -> str:
+  return next(group for group in GROUPS if f"{path}/".startswith(f"{group}/"))
 
 
 def multiply_adds(model: ErrorAware, variables: Any, image: jax.ShapeDtypeStruct) -> dict[str, int]:
@@ -72,8 +78,7 @@ def multiply_adds(model: ErrorAware, variables: Any, image: jax.ShapeDtypeStruct
   program = jax.make_jaxpr(lambda variables, image: infer(model, variables, image))(variables, image)
   out = dict.fromkeys(GROUPS, 0)
   for scope, count in convolutions(program.jaxpr, ""):
-    module = scope.split("/", 1)[1]  # behind the name of the whole model
-    out[next(g for g in GROUPS if f"{module}/".startswith(f"{g}/"))] += count
+    out[_group(scope.split("/", 1)[1])] += count  # behind the name of the whole model
   return out
 
 

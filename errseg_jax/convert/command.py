@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import re
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -115,15 +117,26 @@ def converted_variables(
   Raises:
     UserError: the arrays are not those of the network.
   """
-  classes = num_classes(network, arrays) if whole else 2
-  segmenter = build.segmenter(config, classes)
-  image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.uint8)
-  like = dict(jax.eval_shape(segmenter.init, jax.random.key(0), image))
+  like = shapes(config, num_classes(network, arrays) if whole else 0)
   backbone, head = rules_of(network, config)
   if whole:
     return convert((*backbone, *head), arrays, like, source, network.ignore)
-  only = {kind: {"backbone": tree["backbone"]} for kind, tree in like.items() if "backbone" in tree}
-  return convert(backbone, arrays, only, source, (*network.ignore, *(rule.pattern for rule in head)))
+  return convert(backbone, arrays, like, source, (*network.ignore, *(rule.pattern for rule in head)))
+
+
+def shapes(config: ConfigDict, classes: int) -> dict[str, Any]:
+  """{"params": {"backbone", "head"}, "batch_stats": {same}} of a config's segmenter, without computing anything.
+
+  Args:
+    config: with a segmenter section.
+    classes: C; 0 for the backbone alone.
+  """
+  segmenter = build.segmenter(config, max(classes, 2))
+  key, image = jax.random.key(0), jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
+  if classes:
+    return dict(jax.eval_shape(segmenter.init, key, image))
+  alone = jax.eval_shape(lambda x: segmenter.backbone.init(key, x, False), image)
+  return {kind: {"backbone": tree} for kind, tree in alone.items()}
 
 
 def likely(name: str, arrays: Arrays) -> str:
@@ -152,39 +165,42 @@ def overlap(network: Network, arrays: Arrays) -> float:
 
 
 def write_workdir(out: pathlib.Path, config: ConfigDict, variables: dict[str, Any]) -> None:
-  """A workdir that `segmenter.init` and `errseg evaluate` take, whole or not at all."""
-  with staging(out) as folder:
-    claim(folder / out.name, config)
-    checkpoints = StageCheckpoints(folder / out.name, "semantic", config.stages.semantic.steps, "last")
-    result = {kind: {"segmenter": tree} for kind, tree in ({"batch_stats": {}} | variables).items() if tree}
-    checkpoints.save_result(config.stages.semantic.steps, {"params": {}, "batch_stats": {}} | result)
+  """A workdir that `segmenter.init` and `errseg evaluate` take."""
+  steps = config.stages.semantic.steps
+  grouped = {kind: {"segmenter": tree} for kind, tree in variables.items()}
+  with made_whole(out) as workdir:
+    claim(workdir, config)
+    checkpoints = StageCheckpoints(workdir, "semantic", steps, config.train.select)
+    checkpoints.save_result(steps, {"params": {}, "batch_stats": {}} | grouped)
     checkpoints.wait()
     checkpoints.close()
-    os.replace(folder / out.name, out)
 
 
 def write_backbone(out: pathlib.Path, config: ConfigDict, variables: dict[str, Any]) -> None:
-  """An .npz that `segmenter.backbone_weights` takes, whole or not at all."""
+  """An .npz that `segmenter.backbone_weights` takes."""
   section = config.segmenter.to_dict()
   about = json.dumps({key: section[key] for key in ("backbone", *PREPROCESSING)})
   flat = traverse_util.flatten_dict({kind: tree["backbone"] for kind, tree in variables.items()}, sep="/")
-  with staging(out) as folder:
-    arrays = {public_name(path): array for path, array in flat.items()} | {CONVERTED: np.array(about)}
-    np.savez(folder / out.name, **arrays)
-    os.replace(folder / out.name, out)
+  arrays = {public_name(path): array for path, array in flat.items()}
+  with made_whole(out) as path:
+    np.savez(path, allow_pickle=False, **arrays, **{CONVERTED: np.array(about)})
 
 
-def staging(out: pathlib.Path) -> tempfile.TemporaryDirectory:
-  """A folder beside `out`, where it can be made whole before it gets its name.
+@contextlib.contextmanager
+def made_whole(out: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A path beside `out` that gets its name at the end, so `out` is whole or not there.
 
   Raises:
     UserError: nothing can be written there.
   """
   try:
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(prefix=".converting-", dir=out.absolute().parent)
+    folder = tempfile.TemporaryDirectory(prefix=".converting-", dir=out.absolute().parent)
   except OSError as error:
     raise UserError(f"--out={out} cannot be made ({error.strerror}); name another") from None
+  with folder as name:
+    yield pathlib.Path(name) / out.name
+    os.replace(pathlib.Path(name) / out.name, out)
 
 
 def summary(out: pathlib.Path, config: ConfigDict, variables: dict[str, Any], whole: bool) -> str:

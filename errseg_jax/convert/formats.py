@@ -62,11 +62,13 @@ def read_torch(path: pathlib.Path) -> Arrays:
     raise UserError(
       f"{path} needs PyTorch to be read: `pip install torch`, or save it as .safetensors where PyTorch is"
     ) from None
+  with path.open("rb") as file:
+    pickled = file.read(1) == b"\x80"  # the form before PyTorch 1.6
+  if not pickled and not zipfile.is_zipfile(path):
+    raise _damaged(path, "PyTorch file")
   try:
     content = torch.load(path, map_location="cpu", weights_only=True)
-  except pickle.UnpicklingError as error:
-    if "weights_only" not in str(error).lower() and "unsupported" not in str(error).lower():
-      raise _damaged(path, "PyTorch file") from None
+  except pickle.UnpicklingError:
     raise UserError(
       f"{path} holds pickled objects, which are never run: where it was made, save its tensors alone, "
       "torch.save(model.state_dict(), FILE)"
