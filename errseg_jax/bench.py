@@ -26,7 +26,7 @@ WHAT = ("size",)
 
 
 def image_size(text: str) -> tuple[int, int]:
-  """"1025x2049" -> (1025, 2049), height first.
+  """ "1025x2049" -> (1025, 2049), height first.
 
   Raises:
     UserError: it is not of that form.
@@ -47,8 +47,8 @@ def size(config: ConfigDict, height: int, width: int) -> dict[str, Any]:
 
   Returns:
     {"image_size": [height, width], "groups": {group: {"parameters", "multiply_adds"}}, "total": {same}}, of the
-    groups that the network has. Batch statistics are no parameters. Multiply-adds are those of convolutions, as published tables count them:
-    normalisation, activations and resizing are left out.
+    groups that the network has. Batch statistics are no parameters. Multiply-adds are those of convolutions, as
+    published tables count them: normalisation, activations and resizing are left out.
   """
   model = build.model(config, build.dataset(config).info.num_classes)
   image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
@@ -88,7 +88,9 @@ def convolutions(program: Any, scope: str) -> Iterator[tuple[str, int]]:
     own = f"{scope}/{equation.source_info.name_stack}".strip("/")
     if equation.primitive.name == "conv_general_dilated":
       yield own, _multiply_adds(equation)
-    elif equation.primitive.name == "cond":  # the same operation in forms for several platforms: only one runs
+    elif (
+      equation.primitive.name == "cond"
+    ):  # the same operation in forms for several platforms: only one runs
       branches = [list(convolutions(b.jaxpr, own)) for b in equation.params["branches"]]
       yield from max(branches, key=lambda found: sum(count for _, count in found))
     else:
@@ -111,7 +113,9 @@ def bench_size(config: ConfigDict, height: int, width: int, as_json: bool) -> No
   if as_json:
     print(json.dumps(sizes, indent=1))
     return
-  table = Table(title=f"{config.segmenter.backbone.name} + {config.segmenter.head.name}, {height}x{width} pixels")
+  table = Table(
+    title=f"{config.segmenter.backbone.name} + {config.segmenter.head.name}, {height}x{width} pixels"
+  )
   table.add_column("group")
   table.add_column("parameters", justify="right")
   table.add_column("multiply-adds", justify="right")

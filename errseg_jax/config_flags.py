@@ -60,8 +60,9 @@ def load(name: str, overrides: Sequence[str], given: ConfigDict | None = None) -
   if not isinstance(config, ConfigDict):
     raise UserError(f"--config={path}: get_config must return a ConfigDict, as default_config() does")
   check_keys(config, default_config())
-  for key in ARCHITECTURE if given else ():
-    config.segmenter[key] = given[key]
+  if given is not None:
+    for key in ARCHITECTURE:
+      config.segmenter[key] = given[key]
   return override(with_defaults(config), overrides)
 
 

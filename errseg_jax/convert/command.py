@@ -73,7 +73,9 @@ def check_out(out: pathlib.Path, whole: bool) -> None:
   if out.exists():
     raise UserError(f"--out={out} exists: name another, or remove it")
   if whole == (out.suffix == ".npz"):
-    kind = "a network with its head: name a folder" if whole else "a backbone alone: name a file, --out=NAME.npz"
+    kind = (
+      "a network with its head: name a folder" if whole else "a backbone alone: name a file, --out=NAME.npz"
+    )
     raise UserError(f"--out={out}: what is written is {kind}")
 
 
@@ -89,7 +91,12 @@ def resolved_config(network: Network, arrays: Arrays, whole: bool) -> ConfigDict
     assert network.head is not None
     config.segmenter.head = network.head(arrays)
     # Where the images are is not known here: --config.data.root=DIR says it.
-    config.data = {"name": "folders", "root": "", "num_classes": num_classes(network, arrays), "class_names": ()}
+    config.data = {
+      "name": "folders",
+      "root": "",
+      "num_classes": num_classes(network, arrays),
+      "class_names": (),
+    }
   for key in PREPROCESSING:
     config.segmenter[key] = getattr(network.preprocessing, key)
   config.order = ("semantic",)

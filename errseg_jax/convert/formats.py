@@ -140,7 +140,7 @@ def read_keras(path: pathlib.Path) -> Arrays:
     raise UserError(f"{path} needs h5py to be read: `pip install errseg-jax[keras]`") from None
   try:
     with h5py.File(path, "r") as file:
-      root = file["model_weights"] if "model_weights" in file else file
+      root = file.get("model_weights", file)
       if "layer_names" not in root.attrs:
         raise UserError(f"{path} has no Keras layer names: save the model by model.save('NAME.h5')")
       return {

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from errseg_jax.convert.formats import Arrays
-from errseg_jax.models.backbones import resnet_rules
+from errseg_jax.models.backbones import mobilenetv2_rules, resnet_rules, vgg_rules, wide_resnet_rules
 from errseg_jax.models.backbones.resnet import BLOCKS
 from errseg_jax.models.rules import TORCH_IGNORED, Rule
 
@@ -78,10 +78,66 @@ def resnet(arrays: Arrays, prefix: str = "", **fields: Any) -> Section:
   raise KeyError(f"{prefix}layer1..4 of a known ResNet")
 
 
+def mobilenetv2(arrays: Arrays, name: str = "features.0.0.weight", **fields: Any) -> Section:
+  """A MobileNetV2's section, from the name of its first convolution.
+
+  Raises:
+    KeyError: it is not there.
+  """
+  arrays[name]
+  return {"name": "mobilenetv2", **fields}
+
+
+def vgg(arrays: Arrays, name: str = "features.0.weight") -> Section:
+  """A VGG-16's section; whether it has batch normalisation is read from its arrays.
+
+  Raises:
+    KeyError: its first convolution is not there.
+  """
+  arrays[name]
+  return {"name": "vgg", "batch_norm": "features.1.running_mean" in arrays}
+
+
+def wide_resnet(arrays: Arrays) -> Section:
+  """A Wide ResNet-38's section; its width is read from the first convolution.
+
+  Raises:
+    KeyError: it is not there.
+  """
+  return {"name": "wide_resnet", "variant": "a1", "multiplier": len(arrays["conv1a_weight"]) / 64}
+
+
 NETWORKS: dict[str, Network] = {
   "torchvision_resnet": Network(
     backbone=resnet,
     backbone_rules=lambda section: resnet_rules.torchvision(),
     ignore=(*TORCH_IGNORED, *resnet_rules.CLASSIFIER),
+  ),
+  "torchvision_vgg": Network(
+    backbone=vgg,
+    backbone_rules=lambda section: vgg_rules.torchvision(batch_norm=section["batch_norm"]),
+    ignore=(*TORCH_IGNORED, *vgg_rules.CLASSIFIER),
+  ),
+  "torchvision_mobilenet": Network(
+    backbone=mobilenetv2,
+    backbone_rules=lambda section: mobilenetv2_rules.torchvision(),
+    ignore=(*TORCH_IGNORED, *mobilenetv2_rules.CLASSIFIER),
+  ),
+  "ademxapp_wide_resnet38": Network(
+    backbone=wide_resnet,
+    backbone_rules=lambda section: wide_resnet_rules.mxnet(),
+    ignore=(r"(arg:)?linear\d+_(weight|bias)",),
+  ),
+  "keras_vgg": Network(
+    backbone=lambda arrays: vgg(arrays, "block1_conv1/kernel"),
+    backbone_rules=lambda section: vgg_rules.keras(),
+    ignore=(r"(fc1|fc2|predictions)/.*",),
+    preprocessing=CAFFE,
+  ),
+  "keras_mobilenetv2": Network(
+    backbone=lambda arrays: mobilenetv2(arrays, "Conv1/kernel", bn_epsilon=1e-3),
+    backbone_rules=lambda section: mobilenetv2_rules.keras(),
+    ignore=(r"(Logits|predictions)/.*",),
+    preprocessing=HALVES,
   ),
 }

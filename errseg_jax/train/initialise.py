@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pathlib
 import zipfile
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +112,9 @@ def load_backbone(path: pathlib.Path, like: Variables, config: ConfigDict) -> Va
   for key in PREPROCESSING if converted else ():
     there, here = converted[key], config.segmenter[key]
     if there != (list(here) if isinstance(here, tuple) else here):
-      raise UserError(f"{path} was trained with segmenter.{key}={there}, this config has {here}: set the same")
+      raise UserError(
+        f"{path} was trained with segmenter.{key}={there}, this config has {here}: set the same"
+      )
   values = {public[n]: jnp.asarray(a, wanted[public[n]].dtype) for n, a in arrays.items()}
   return traverse_util.unflatten_dict(values, sep="/")
 

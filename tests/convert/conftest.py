@@ -24,7 +24,7 @@ BACK = {
 
 def published_name(rule, path):
   """The name that the rule sends to `path`, None where it sends none there."""
-  target = re.sub(r"\\(\d)", r"(?P<g\1>[^/]+?)", f"{rule.collection}/{rule.target}")
+  target = re.sub(r"\\(\d)", r"(?P<g\1>.+?)", f"{rule.collection}/{rule.target}")
   match = re.fullmatch(target, path)
   if not match:
     return None

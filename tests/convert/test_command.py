@@ -8,7 +8,6 @@ import pytest
 
 from errseg_jax import build, cli
 from errseg_jax.cli import main
-from errseg_jax.convert.networks import NETWORKS
 from errseg_jax.errors import UserError
 from errseg_jax.train.initialise import initial_variables, load_backbone
 
@@ -70,8 +69,10 @@ def test_a_backbone_starts_a_run_with_its_statistics(tmp_path, tiny_config, back
     ({"backbone": {**RESNET, "width": 4}}, ("does not fit the backbone", "'width': 8")),
   ],
 )
-def test_a_backbone_s_preprocessing_and_shape_travel_with_it(tmp_path, tiny_config, backbone_file, change, words):
-  file, ours = backbone_file
+def test_a_backbone_s_preprocessing_and_shape_travel_with_it(
+  tmp_path, tiny_config, backbone_file, change, words
+):
+  file, _ = backbone_file
   out = tmp_path / "ours.npz"
   assert main(["convert", *flags("torchvision_resnet", file, out)]) == 0
   config = build.with_defaults(tiny_config(**{f"segmenter__{k}": v for k, v in change.items()}))
@@ -98,7 +99,9 @@ def test_wrong_flags_are_one_line(tmp_path, refused, backbone_file):
   file, _ = backbone_file
   refused(flags("torchvision_resnett", file, tmp_path / "a.npz"), "did you mean 'torchvision_resnet'")
   refused([f"--weights={file}", "--out=x"], "--from is needed")
-  refused(flags("torchvision_resnet", tmp_path / "none.pth", tmp_path / "a.npz"), "none.pth", "does not exist")
+  refused(
+    flags("torchvision_resnet", tmp_path / "none.pth", tmp_path / "a.npz"), "none.pth", "does not exist"
+  )
   refused(flags("torchvision_resnet", file, tmp_path / "a.npz", "--drop=tail"), "--drop='tail'", "head")
 
 

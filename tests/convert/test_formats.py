@@ -6,7 +6,10 @@ import pytest
 from errseg_jax.convert.formats import read_arrays
 from errseg_jax.errors import UserError
 
-ARRAYS = {"layer1.0.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "layer1.0.bias": np.ones(2, np.float32)}
+ARRAYS = {
+  "layer1.0.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+  "layer1.0.bias": np.ones(2, np.float32),
+}
 
 
 def refused(path, *words):
@@ -124,7 +127,9 @@ def test_safetensors_in_bfloat16_become_float32(tmp_path):
   assert read_arrays(tmp_path / "w.safetensors")["a"].dtype == np.float32
 
 
-@pytest.mark.parametrize(("kernel", "bias"), [("kernel", "bias"), ("layer1_W_1", "layer1_b_1"), ("layer1_W", "layer1_b")])
+@pytest.mark.parametrize(
+  ("kernel", "bias"), [("kernel", "bias"), ("layer1_W_1", "layer1_b_1"), ("layer1_W", "layer1_b")]
+)
 def test_keras_names_are_layer_and_kind(tmp_path, kernel, bias):
   """The same layer as Keras 2 and Keras 1 name it."""
   write_keras(tmp_path / "w.h5", {kernel: np.ones((3, 3)), bias: np.zeros(3)})

@@ -46,14 +46,19 @@ def semantic_labels(config, segmenter_variables, image):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_converted_network_runs_through_every_command(name, tmp_path, published, draw, config_file, shared_data):
+def test_a_converted_network_runs_through_every_command(
+  name, tmp_path, published, draw, config_file, shared_data
+):
   backbone, head = NETWORKS[name]
   arrays, ours, _ = published(name, backbone, head, 3, draw)
   np.savez(tmp_path / "published.npz", **arrays)
   given, run = tmp_path / "given", tmp_path / "run"
   words = [f"--from={name}", f"--weights={tmp_path / 'published.npz'}", f"--out={given}"]
   assert main(["convert", *words]) == 0
-  assert main(["evaluate", f"--workdir={given}", f"--config.data.root={shared_data}", "--config.num_devices=1"]) == 0
+  assert (
+    main(["evaluate", f"--workdir={given}", f"--config.data.root={shared_data}", "--config.num_devices=1"])
+    == 0
+  )
   words = [f"--config={config_file}", f"--config.segmenter.init={given}", "--config.num_devices=1"]
   assert main(["train", *words, f"--workdir={run}"]) == 0
   assert main(["evaluate", f"--workdir={run}"]) == 0
@@ -69,7 +74,11 @@ def test_a_converted_network_runs_through_every_command(name, tmp_path, publishe
 
 
 def test_the_flag_brings_architecture_and_preprocessing_along(trained, config_file):
-  words = [f"--config={config_file}", "--config.segmenter.head.dropout=0.3", f"--config.segmenter.init={trained}"]
+  words = [
+    f"--config={config_file}",
+    "--config.segmenter.head.dropout=0.3",
+    f"--config.segmenter.init={trained}",
+  ]
   config = cli.required_config(cli.parse("train", words))
   there = load_config(trained).segmenter
   assert config.segmenter.backbone == there.backbone
