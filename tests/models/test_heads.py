@@ -64,14 +64,17 @@ def random_endpoints(output_stride=16, dtype=jnp.float32):
 
 
 def random_variables(head, output_stride=16):
-  """Random parameters and statistics of a head, more of them positive, so that no chain of ReLUs is dead."""
+  """Random parameters and statistics of a head, biases positive, so that no chain of ReLUs is dead."""
   rng = np.random.default_rng(1)
   endpoints = make_endpoints(output_stride)
   shapes = jax.eval_shape(lambda e: head.init(jax.random.key(0), e, False), endpoints)
 
   def draw(path, leaf):
-    normal = path[-1].key in ("kernel", "bias", "mean")
-    values = rng.normal(0.2, 0.4, leaf.shape) if normal else rng.uniform(0.5, 1.5, leaf.shape)
+    if path[-1].key == "kernel":
+      values = rng.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape)
+    else:
+      low, high = {"mean": (-0.1, 0.1), "bias": (0.3, 0.8)}.get(path[-1].key, (0.5, 1.5))
+      values = rng.uniform(low, high, leaf.shape)
     return jnp.asarray(values, leaf.dtype)
 
   return jax.tree_util.tree_map_with_path(draw, shapes)

@@ -105,10 +105,10 @@ class MobileNetV2(nn.Module):
     bn = partial(BatchNorm, 0.9, *norm)
     x = Conv(scaled(32, self.multiplier), 3, 2, dtype=self.dtype, name="conv")(x)
     x = relu6(bn(name="conv_bn")(x, train))
-    low, stride, dilation, index = [], 2, 1, 0
+    ends, stride, dilation, index = [], 2, 1, 0
     for expansion, channels, count, grow in STAGES:
-      if grow > 1 and len(low) < 3:
-        low.append(x)
+      if grow > 1:
+        ends.append(x)
       first = dilation
       if stride * grow > self.output_stride:
         dilation, grow = dilation * grow, 1
@@ -123,4 +123,4 @@ class MobileNetV2(nn.Module):
     if self.last_features:
       x = Conv(self.last_features, 1, dtype=self.dtype, name="last")(x)
       x = relu6(bn(name="last_bn")(x, train))
-    return Endpoints(low=tuple(low), final=x, strides=(2, 4, 8), output_stride=stride)
+    return Endpoints(tuple(ends[:3]), x, (2, 4, 8), stride, penultimate=ends[3])
