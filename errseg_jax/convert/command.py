@@ -112,8 +112,7 @@ def num_classes(network: Network, arrays: Arrays) -> int:
 def rules_of(network: Network, config: ConfigDict) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
   """(rules of the backbone, rules of the head), with paths below the segmenter."""
   backbone = network.backbone_rules(config.segmenter.backbone.to_dict())
-  head = network.head_rules(config.segmenter.head.to_dict()) if network.head_rules else ()
-  return prefixed(backbone, ours="backbone"), prefixed(head, ours="head")
+  return prefixed(backbone, ours="backbone"), prefixed(network.head_rules, ours="head")
 
 
 def converted_variables(

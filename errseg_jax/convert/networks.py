@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
+from errseg_jax.convert import sections
 from errseg_jax.convert.formats import Arrays
-from errseg_jax.models.backbones import mobilenetv2_rules, resnet_rules, vgg_rules, wide_resnet_rules
-from errseg_jax.models.backbones.resnet import BLOCKS
+from errseg_jax.convert.sections import Section
+from errseg_jax.models.backbones import (
+  mobilenetv2_rules,
+  resnet_rules,
+  vgg_rules,
+  wide_resnet_rules,
+  xception_rules,
+)
+from errseg_jax.models.heads import (
+  deeplabv3_rules,
+  deeplabv3plus_rules,
+  dpc_rules,
+  fcn_rules,
+  pan_rules,
+  pspnet_rules,
+)
 from errseg_jax.models.rules import TORCH_IGNORED, Rule
-
-Section = dict[str, Any]
-"""A section of a config: the name and the fields of a backbone or head."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +44,7 @@ class Preprocessing:
 
 IMAGENET = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 CAFFE = Preprocessing((123.68, 116.779, 103.939), (1.0, 1.0, 1.0), "bgr")
-HALVES = Preprocessing((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
+HALVES = Preprocessing((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))  # to -1..1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +55,7 @@ class Network:
     backbone: arrays -> config section; a KeyError names an array that should be there.
     backbone_rules: section -> rules with paths below the backbone.
     head: as `backbone`; None for a backbone alone.
-    head_rules: as `backbone_rules`.
+    head_rules: rules with paths below the head.
     classifier: name of the array that has one number per class.
     ignore: regular expressions of names that have no place here.
     preprocessing: of the images.
@@ -53,89 +64,117 @@ class Network:
   backbone: Callable[[Arrays], Section]
   backbone_rules: Callable[[Section], tuple[Rule, ...]]
   head: Callable[[Arrays], Section] | None = None
-  head_rules: Callable[[Section], tuple[Rule, ...]] | None = None
+  head_rules: tuple[Rule, ...] = ()
   classifier: str = ""
   ignore: tuple[str, ...] = TORCH_IGNORED
   preprocessing: Preprocessing = IMAGENET
 
 
-def resnet(arrays: Arrays, prefix: str = "", **fields: Any) -> Section:
-  """A ResNet's section: depth and width from its arrays, the other fields as given.
-
-  Raises:
-    KeyError: the arrays are not those of a ResNet of known depth.
-  """
-  name = f"{prefix}layer1.0.conv1.weight"
-  width = len(arrays[name])
-  numbers = [re.match(rf"{re.escape(prefix)}layer([1-4])\.(\d+)\.", key) for key in arrays]
-  counts = dict.fromkeys("1234", 0)
-  for found in filter(None, numbers):
-    counts[found[1]] = max(counts[found[1]], int(found[2]) + 1)
-  bottleneck = f"{prefix}layer1.0.conv3.weight" in arrays
-  for depth, blocks in BLOCKS.items():
-    if blocks == tuple(counts.values()) and bottleneck == (depth >= 50):
-      return {"name": "resnet", "depth": depth, "width": width, **fields}
-  raise KeyError(f"{prefix}layer1..4 of a known ResNet")
+def _mmseg_rules(section: Section) -> tuple[Rule, ...]:
+  return (resnet_rules.mmseg if section["stem"] == "mmseg" else resnet_rules.torchvision)("backbone.")
 
 
-def mobilenetv2(arrays: Arrays, name: str = "features.0.0.weight", **fields: Any) -> Section:
-  """A MobileNetV2's section, from the name of its first convolution.
-
-  Raises:
-    KeyError: it is not there.
-  """
-  arrays[name]
-  return {"name": "mobilenetv2", **fields}
+def _smp_rules(section: Section) -> tuple[Rule, ...]:
+  rules = mobilenetv2_rules if section["name"] == "mobilenetv2" else resnet_rules
+  return rules.torchvision("encoder.")
 
 
-def vgg(arrays: Arrays, name: str = "features.0.weight") -> Section:
-  """A VGG-16's section; whether it has batch normalisation is read from its arrays.
-
-  Raises:
-    KeyError: its first convolution is not there.
-  """
-  arrays[name]
-  return {"name": "vgg", "batch_norm": "features.1.running_mean" in arrays}
-
-
-def wide_resnet(arrays: Arrays) -> Section:
-  """A Wide ResNet-38's section; its width is read from the first convolution.
-
-  Raises:
-    KeyError: it is not there.
-  """
-  return {"name": "wide_resnet", "variant": "a1", "multiplier": len(arrays["conv1a_weight"]) / 64}
-
+# The first entries describe a library, `head` and `head_rules` one of its networks.
+_torchvision = partial(
+  Network,
+  backbone=partial(sections.resnet, prefix="backbone.", output_stride=8),
+  backbone_rules=lambda section: resnet_rules.torchvision("backbone."),
+  classifier="classifier.4.bias",
+)
+_smp = partial(Network, backbone_rules=_smp_rules, classifier="segmentation_head.0.bias")
+_mmseg = partial(
+  Network,
+  backbone=sections.mmseg_resnet,
+  backbone_rules=_mmseg_rules,
+  classifier="decode_head.conv_seg.bias",
+)
+_tf = partial(
+  Network,
+  backbone=sections.xception,
+  backbone_rules=lambda section: xception_rules.tf(f"xception_{section['depth']}/"),
+  classifier="logits/semantic/biases",
+  ignore=("global_step", ".*/Momentum", ".*/ExponentialMovingAverage"),
+  preprocessing=HALVES,
+)
 
 NETWORKS: dict[str, Network] = {
+  "torchvision_deeplabv3": _torchvision(
+    head=sections.torchvision_deeplabv3, head_rules=deeplabv3_rules.torchvision()
+  ),
+  "torchvision_fcn": _torchvision(head=sections.torchvision_fcn, head_rules=fcn_rules.torchvision()),
+  "smp_deeplabv3": _smp(
+    backbone=partial(sections.smp_encoder, output_stride=8),
+    head=sections.smp_deeplabv3,
+    head_rules=deeplabv3_rules.smp(),
+  ),
+  "smp_deeplabv3plus": _smp(
+    backbone=partial(sections.smp_encoder, output_stride=16),
+    head=sections.smp_deeplabv3plus,
+    head_rules=deeplabv3plus_rules.smp(),
+  ),
+  "smp_pspnet": _smp(
+    backbone=partial(sections.smp_encoder, output_stride=32),
+    head=sections.smp_pspnet,
+    head_rules=pspnet_rules.smp(),
+  ),
+  "smp_pan": _smp(
+    backbone=partial(sections.smp_encoder, output_stride=16),
+    head=sections.smp_pan,
+    head_rules=pan_rules.smp(),
+  ),
+  "semseg_pspnet": Network(
+    backbone=partial(sections.resnet, stem="semseg", first_dilation="stage", output_stride=8),
+    backbone_rules=lambda section: resnet_rules.semseg(),
+    head=sections.semseg_pspnet,
+    head_rules=pspnet_rules.semseg(),
+    classifier="cls.4.bias",
+  ),
+  "mmseg_pspnet": _mmseg(head=sections.mmseg_pspnet, head_rules=pspnet_rules.mmseg()),
+  "mmseg_fcn": _mmseg(head=sections.mmseg_fcn, head_rules=fcn_rules.mmseg()),
+  "mmseg_deeplabv3plus": _mmseg(head=sections.mmseg_deeplabv3plus, head_rules=deeplabv3plus_rules.mmseg()),
+  "tf_deeplabv3plus_xception": _tf(head=sections.tf_deeplabv3plus, head_rules=deeplabv3plus_rules.tf()),
+  "tf_dpc_xception": _tf(head=sections.tf_dpc, head_rules=dpc_rules.tf()),
+  "tf_deeplabv3_mobilenetv2": _tf(
+    backbone=partial(
+      sections.mobilenetv2, first="MobilenetV2/Conv/weights", bn_epsilon=1e-3, last_features=0
+    ),
+    backbone_rules=lambda section: mobilenetv2_rules.tf(),
+    head=sections.tf_deeplabv3,
+    head_rules=deeplabv3_rules.tf(),
+  ),
   "torchvision_resnet": Network(
-    backbone=resnet,
+    backbone=sections.resnet,
     backbone_rules=lambda section: resnet_rules.torchvision(),
     ignore=(*TORCH_IGNORED, *resnet_rules.CLASSIFIER),
   ),
   "torchvision_vgg": Network(
-    backbone=vgg,
+    backbone=sections.vgg,
     backbone_rules=lambda section: vgg_rules.torchvision(batch_norm=section["batch_norm"]),
     ignore=(*TORCH_IGNORED, *vgg_rules.CLASSIFIER),
   ),
   "torchvision_mobilenet": Network(
-    backbone=mobilenetv2,
+    backbone=sections.mobilenetv2,
     backbone_rules=lambda section: mobilenetv2_rules.torchvision(),
     ignore=(*TORCH_IGNORED, *mobilenetv2_rules.CLASSIFIER),
   ),
   "ademxapp_wide_resnet38": Network(
-    backbone=wide_resnet,
+    backbone=sections.wide_resnet,
     backbone_rules=lambda section: wide_resnet_rules.mxnet(),
-    ignore=(r"(arg:)?linear\d+_(weight|bias)",),
+    ignore=(r"linear\d+_(weight|bias)",),
   ),
   "keras_vgg": Network(
-    backbone=lambda arrays: vgg(arrays, "block1_conv1/kernel"),
+    backbone=partial(sections.vgg, first="block1_conv1/kernel"),
     backbone_rules=lambda section: vgg_rules.keras(),
     ignore=(r"(fc1|fc2|predictions)/.*",),
     preprocessing=CAFFE,
   ),
   "keras_mobilenetv2": Network(
-    backbone=lambda arrays: mobilenetv2(arrays, "Conv1/kernel", bn_epsilon=1e-3),
+    backbone=partial(sections.mobilenetv2, first="Conv1/kernel", bn_epsilon=1e-3),
     backbone_rules=lambda section: mobilenetv2_rules.keras(),
     ignore=(r"(Logits|predictions)/.*",),
     preprocessing=HALVES,
