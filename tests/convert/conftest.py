@@ -24,7 +24,8 @@ BACK = {
 
 def published_name(rule, path):
   """The name that the rule sends to `path`, None where it sends none there."""
-  target = re.sub(r"\\(\d)", r"(?P<g\1>.+?)", f"{rule.collection}/{rule.target}")
+  groups = re.findall(r"\((?!\?)([^()]*)\)", rule.pattern)
+  target = re.sub(r"\\(\d)", lambda m: f"(?P<g{m[1]}>{groups[int(m[1]) - 1]})", f"{rule.collection}/{rule.target}")
   match = re.fullmatch(target, path)
   if not match:
     return None

@@ -10,6 +10,7 @@ from PIL import Image
 import errseg_jax as errseg
 from errseg_jax import build, cli
 from errseg_jax.cli import main
+from errseg_jax.models.heads import deeplabv3plus_rules, dpc_rules, pspnet_rules
 from errseg_jax.models.layers import resize
 from errseg_jax.train.workdir import load_config
 
@@ -20,8 +21,22 @@ from errseg_jax.train.workdir import load_config
 def get_config(arg=None):
   return load_config({folder!r})
 """
-SMALL = {"depth": 10, "width": 8}
-NETWORKS = {}
+SMALL = {"name": "resnet", "depth": 10, "width": 8, "first_dilation": "stage"}
+# One network each of three heads, as published but for their channels.
+NETWORKS = {
+  "smp_deeplabv3plus": (
+    SMALL,
+    {"name": "deeplabv3plus", **deeplabv3plus_rules.FIELDS["smp"], "features": 8, "low_features": 6},
+  ),
+  "semseg_pspnet": (
+    {**SMALL, "stem": "semseg", "output_stride": 8},
+    {"name": "pspnet", **pspnet_rules.FIELDS["semseg"], "features": 8, "auxiliary_features": 4},
+  ),
+  "tf_dpc_xception": (
+    {"name": "xception", "depth": 41, "multiplier": 0.125},
+    {"name": "dpc", **dpc_rules.FIELDS["tf"], "features": 8, "low_features": 6},
+  ),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +48,10 @@ def _keep_settings(monkeypatch):
 @pytest.fixture
 def config_file(tmp_path, tiny_config):
   """A config of another network, which that of `--config.segmenter.init` replaces."""
-  (tmp_path / "config.json").write_text(tiny_config(segmenter__backbone__width=4).to_json())
+  config = tiny_config(segmenter__backbone__width=4)
+  for stage in ("error", "detail"):
+    config.stages[stage].steps = 2
+  (tmp_path / "config.json").write_text(config.to_json())
   (tmp_path / "tiny.py").write_text(CONFIG.format(folder=str(tmp_path)))
   return tmp_path / "tiny.py"
 

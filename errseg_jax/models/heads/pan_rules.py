@@ -24,6 +24,6 @@ def smp() -> tuple[Rule, ...]:
   """segmentation-models-pytorch's."""
   rules: tuple[Rule, ...] = ()
   for published, ours in UNITS.items():
-    rules += torch_conv(rf"{published}\.conv", ours, bias=True)
+    rules += torch_conv(rf"{published}\.conv", f"{ours}/conv", bias=True)
     rules += torch_bn(rf"{published}\.bn", f"{ours}/bn")
   return (*prefixed(rules, "decoder."), *smp_classifier())
