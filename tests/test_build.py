@@ -19,7 +19,8 @@ def refused(call, *words):
   ("changes", "words"),
   [
     ({"segmenter__backbone__name": "resnett"}, ("resnett", "did you mean 'resnet'", "squeezenet")),
-    ({"segmenter__head__name": "fcn"}, ("fcn", "deeplabv3plus")),
+    ({"segmenter__head__name": "fcm"}, ("fcm", "did you mean 'fcn'", "deeplabv3plus")),
+    ({"segmenter__head": {"name": "gau", "gate": "tanh"}}, ("head.gate", "sigmoid, relu")),
     ({"segmenter__backbone__depth": 19}, ("depth=19", "18", "101")),
     ({"segmenter__backbone__output_stride": 4}, ("output_stride=4", "8, 16, 32")),
     ({"segmenter__head__feature": 3}, ("segmenter.head", "did you mean 'features'")),

@@ -66,6 +66,21 @@ def test_cross_entropy_is_minus_log_probability_of_the_label(case):
   np.testing.assert_allclose(SemanticLoss()(outputs, jnp.array(label)), mean, rtol=1e-5)
 
 
+def test_auxiliary_logits_add_the_same_loss_by_their_weight(case):
+  outputs, label = case
+  label, weights = jnp.array(label), (0.5, 2.0, 1.0, 1.5)
+  both = outputs.replace(auxiliary=outputs.detail)
+  main, extra = (
+    SemanticLoss(class_weights=weights)(Outputs(x), label) for x in (outputs.semantic, outputs.detail)
+  )
+  got = SemanticLoss(class_weights=weights)(both, label)
+  np.testing.assert_allclose(got, main + 0.4 * extra, rtol=1e-6)
+  got = SemanticLoss(class_weights=weights, auxiliary_weight=0.0)(both, label)
+  np.testing.assert_allclose(got, main, rtol=1e-6)
+  with pytest.raises(UserError, match="auxiliary_weight"):
+    SemanticLoss(auxiliary_weight=-0.1)
+
+
 def test_cross_entropy_survives_extreme_logits():
   logits = jnp.array([[1e4, -1e4, 0.0]])
   value, grad = jax.value_and_grad(lambda x: pixel_cross_entropy(x, jnp.array([1])).sum())(logits)

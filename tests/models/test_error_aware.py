@@ -5,6 +5,7 @@ import pytest
 
 from errseg_jax import build
 from errseg_jax.models.error_branch import disbelief_logit, unweighted
+from errseg_jax.models.layers import resize
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,19 @@ def test_only_the_wanted_branches_run(network, wanted):
   outputs = jax.eval_shape(lambda v, x: model.apply(v, x, wanted=wanted), variables, image)
   assert (outputs.error is not None) == ("error" in wanted)
   assert (outputs.detail is not None) == ("detail" in wanted)
+
+
+def test_logits_reach_the_image_s_size_as_the_head_says(tiny_config, network):
+  """A published network resizes its logits with or without aligned corners."""
+  _, variables, image = network
+  plain, aligned = (build.model(tiny_config(segmenter__head__align_corners=a), 3) for a in (False, True))
+  for model in (plain, aligned):
+    features = jax.jit(model.segmenter.apply)(
+      {kind: tree["segmenter"] for kind, tree in variables.items()}, image
+    )
+    out = jax.jit(lambda v, x, m=model: m.apply(v, x, wanted=()))(variables, image)
+    want = resize(features.logits, image.shape[1:3], model is aligned)
+    np.testing.assert_allclose(out.semantic, want, atol=1e-5)
 
 
 def test_squeezenet_takes_its_place(tiny_config):
