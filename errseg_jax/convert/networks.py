@@ -12,6 +12,7 @@ from errseg_jax.convert.sections import Section
 from errseg_jax.models.backbones import (
   mobilenetv2_rules,
   resnet_rules,
+  squeezenet_rules,
   vgg_rules,
   wide_resnet_rules,
   xception_rules,
@@ -162,10 +163,21 @@ NETWORKS: dict[str, Network] = {
     backbone_rules=lambda section: mobilenetv2_rules.torchvision(),
     ignore=(*TORCH_IGNORED, *mobilenetv2_rules.CLASSIFIER),
   ),
+  "torchvision_squeezenet": Network(
+    backbone=sections.squeezenet,
+    backbone_rules=lambda section: squeezenet_rules.torchvision(),
+    ignore=squeezenet_rules.CLASSIFIER,
+  ),
   "ademxapp_wide_resnet38": Network(
     backbone=sections.wide_resnet,
     backbone_rules=lambda section: wide_resnet_rules.mxnet(),
     ignore=(r"linear\d+_(weight|bias)",),
+  ),
+  "keras_squeezenet": Network(
+    backbone=partial(sections.squeezenet, first="fire2/squeeze1x1/kernel"),
+    backbone_rules=lambda section: squeezenet_rules.keras(),
+    ignore=squeezenet_rules.CLASSIFIER,
+    preprocessing=CAFFE,
   ),
   "keras_vgg": Network(
     backbone=partial(sections.vgg, first="block1_conv1/kernel"),

@@ -66,6 +66,12 @@ def smp_encoder(arrays: Arrays, output_stride: int) -> Section:
   return resnet(arrays, "encoder.", **fields)
 
 
+def squeezenet(arrays: Arrays, first: str = "features.3.squeeze.weight") -> Section:
+  """SqueezeNet 1.1, recognised by its first squeezing convolution."""
+  outputs(arrays, first)
+  return {"name": "squeezenet"}
+
+
 def vgg(arrays: Arrays, first: str = "features.0.weight") -> Section:
   """A VGG-16, with batch normalisation where it has statistics."""
   outputs(arrays, first)

@@ -25,7 +25,9 @@ BACK = {
 def published_name(rule, path):
   """The name that the rule sends to `path`, None where it sends none there."""
   groups = re.findall(r"\((?!\?)([^()]*)\)", rule.pattern)
-  target = re.sub(r"\\(\d)", lambda m: f"(?P<g{m[1]}>{groups[int(m[1]) - 1]})", f"{rule.collection}/{rule.target}")
+  target = re.sub(
+    r"\\(\d)", lambda m: f"(?P<g{m[1]}>{groups[int(m[1]) - 1]})", f"{rule.collection}/{rule.target}"
+  )
   match = re.fullmatch(target, path)
   if not match:
     return None

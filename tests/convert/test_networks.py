@@ -85,7 +85,9 @@ PUBLISHED = {
   "torchvision_resnet": (RESNET, None),
   "torchvision_vgg": ({"name": "vgg", "batch_norm": True}, None),
   "torchvision_mobilenet": ({"name": "mobilenetv2"}, None),
+  "torchvision_squeezenet": ({"name": "squeezenet"}, None),
   "ademxapp_wide_resnet38": ({"name": "wide_resnet", "multiplier": 1 / 16}, None),
+  "keras_squeezenet": ({"name": "squeezenet"}, None),
   "keras_vgg": ({"name": "vgg"}, None),
   "keras_mobilenetv2": ({"name": "mobilenetv2", "bn_epsilon": 1e-3}, None),
 }
