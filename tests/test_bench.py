@@ -10,6 +10,7 @@ from errseg_jax.bench import bench_size, convolutions, image_size, size
 from errseg_jax.cli import main
 from errseg_jax.errors import UserError
 from errseg_jax.models.backbones import ResNet
+from errseg_jax.models.heads import deeplabv3plus_rules, dpc_rules, pspnet_rules
 from errseg_jax.models.layers import Conv, DepthwiseConv, resize
 
 
@@ -48,6 +49,43 @@ class Final(nn.Module):
 
 def test_resnet50_has_the_published_multiply_adds():
   assert sum(count for _, count in found(Final(), (224, 224))) / 1e9 == pytest.approx(4.087, abs=1e-3)
+
+
+RESNET = {"name": "resnet", "stem": "semseg", "first_dilation": "stage", "output_stride": 8}
+PSPNET = {"name": "pspnet", **pspnet_rules.FIELDS["semseg"]}
+LARGE_FOV = {"name": "largefov", "hidden_features": 512, "kernel_size": 3, "dilation": 12}
+XCEPTION = {"name": "deeplabv3plus", **deeplabv3plus_rules.FIELDS["tf"]}
+DPC = {"name": "dpc", **dpc_rules.FIELDS["tf"]}
+
+
+@pytest.mark.parametrize(
+  ("backbone", "head", "millions", "billions"),
+  [
+    # Parameters of the backbone and of the head, multiply-adds of both; published or worked out by hand.
+    ({"name": "xception", "depth": 65}, XCEPTION, (37.87, 3.19), 418.4),
+    ({"name": "xception", "depth": 71}, DPC, (40.29, 1.32), None),
+    ({**RESNET, "depth": 50}, PSPNET, (23.63, 46.72 - 23.63), None),
+    ({**RESNET, "depth": 101}, PSPNET, (42.62, 65.71 - 42.62), None),
+    ({"name": "wide_resnet"}, LARGE_FOV, (105.07, 18.96), None),
+  ],
+)
+def test_the_published_networks_have_the_published_sizes(tiny_config, backbone, head, millions, billions):
+  config = build.with_defaults(
+    tiny_config(
+      segmenter__backbone=backbone,
+      segmenter__head=head,
+      data__num_classes=19,
+      data__class_names=(),
+    )
+  )
+  groups = size(config, 1025, 2049)["groups"]
+  parts = [groups["segmenter/backbone"], groups["segmenter/head"]]
+  assert [part["parameters"] / 1e6 for part in parts] == pytest.approx(millions, abs=0.006)
+  if billions:
+    assert sum(part["multiply_adds"] for part in parts) / 1e9 == pytest.approx(billions, abs=0.1)
+  if head is PSPNET:
+    assert groups["segmenter/head/auxiliary"]["parameters"] / 1e6 == pytest.approx(2.36, abs=0.01)
+    assert groups["segmenter/head/auxiliary"]["multiply_adds"] == 0
 
 
 def test_groups_add_up_to_the_parameters_of_the_model(tiny_config):

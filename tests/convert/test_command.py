@@ -9,7 +9,8 @@ import pytest
 from errseg_jax import build, cli
 from errseg_jax.cli import main
 from errseg_jax.errors import UserError
-from errseg_jax.train.initialise import initial_variables, load_backbone
+from errseg_jax.train.initialise import initial_variables, load_backbone, segmenter_of
+from errseg_jax.train.workdir import load_config
 
 RESNET = {"name": "resnet", "depth": 10, "width": 8}
 
@@ -103,6 +104,45 @@ def test_wrong_flags_are_one_line(tmp_path, refused, backbone_file):
     flags("torchvision_resnet", tmp_path / "none.pth", tmp_path / "a.npz"), "none.pth", "does not exist"
   )
   refused(flags("torchvision_resnet", file, tmp_path / "a.npz", "--drop=tail"), "--drop='tail'", "head")
+
+
+@pytest.fixture
+def fcn_file(tmp_path, published, draw):
+  """(published file of a small torchvision FCN with 5 classes, our variables of it)."""
+  backbone, head = {**RESNET, "output_stride": 8}, {"name": "fcn", "features": 6}
+  arrays, ours, _ = published("torchvision_fcn", backbone, head, 5, draw)
+  np.savez(tmp_path / "fcn.npz", **arrays)
+  return tmp_path / "fcn.npz", ours
+
+
+def test_a_network_becomes_a_finished_run(tmp_path, fcn_file, capsys):
+  file, ours = fcn_file
+  out = tmp_path / "run"
+  assert main(["convert", *flags("torchvision_fcn", file, out)]) == 0
+  assert f"5 classes; use it by --config.segmenter.init={out}" in capsys.readouterr().out
+  config = load_config(out)
+  assert (config.order, config.data.num_classes, config.segmenter.head.name) == (("semantic",), 5, "fcn")
+  like = {kind: {"segmenter": tree} for kind, tree in ours.items()}
+  found = segmenter_of(out, like)
+  jax.tree.map(np.testing.assert_array_equal, found, like)
+
+
+def test_a_head_is_dropped_for_another_class_count(tmp_path, fcn_file, refused):
+  file, ours = fcn_file
+  refused(flags("torchvision_fcn", file, tmp_path / "folder", "--drop=head"), "--out=NAME.npz")
+  refused(flags("torchvision_fcn", file, tmp_path / "a.npz"), "name a folder")
+  out = tmp_path / "backbone.npz"
+  assert main(["convert", *flags("torchvision_fcn", file, out, "--drop=head")]) == 0
+  with np.load(out, allow_pickle=False) as arrays:
+    kernel = ours["params"]["backbone"]["layer1_0"]["conv1"]["conv"]["kernel"]
+    np.testing.assert_array_equal(arrays["layer1_0/conv1/kernel"], kernel)
+    assert not [name for name in arrays.files if "head" in name or "classifier" in name]
+
+
+def test_another_network_is_named(tmp_path, fcn_file, refused):
+  file, _ = fcn_file
+  for name in ("smp_deeplabv3plus", "torchvision_deeplabv3", "tf_dpc_xception"):
+    refused(flags(name, file, tmp_path / "out"), f"is no {name}", "looks like --from=torchvision_fcn")
 
 
 def damage(arrays, how):
