@@ -10,9 +10,11 @@ from errseg_jax.errors import UserError
 from errseg_jax.models.backbones import (
   VGG,
   MobileNetV2,
+  SqueezeNet,
   WideResNet,
   Xception,
   mobilenetv2_rules,
+  squeezenet_rules,
   vgg_rules,
   wide_resnet_rules,
   xception_rules,
@@ -146,6 +148,23 @@ def test_torchvision_vgg_with_its_dense_layers():
     load(VGG(32, classifier="full"), vgg_rules.torchvision(), dump)
   assert "missing" not in str(error.value)
   assert "classifier.0.weight [7, 7, 512, 16], not [7, 7, 512, 4096]" in str(error.value)
+
+
+def test_keras_squeezenet():
+  dump = {"conv1/kernel": array(3, 3, 3, 64), "conv1/bias": array(64)}
+  inputs = 64
+  for i, squeeze in zip(range(2, 10), (16, 16, 32, 32, 48, 48, 64, 64), strict=True):
+    expand = 4 * squeeze
+    convs = {
+      "squeeze1x1": (1, inputs, squeeze),
+      "expand1x1": (1, squeeze, expand),
+      "expand3x3": (3, squeeze, expand),
+    }
+    for name, (kernel, before, after) in convs.items():
+      dump[f"fire{i}/{name}/kernel"] = array(kernel, kernel, before, after)
+      dump[f"fire{i}/{name}/bias"] = array(after)
+    inputs = 2 * expand
+  assert len(jax.tree.leaves(load(SqueezeNet(), squeezenet_rules.keras(), dump))) == len(dump) == 50
 
 
 # Names of the blocks of each level and the channels of their convolutions, as ademxapp's symbols have them.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from errseg_jax.errors import UserError
 from errseg_jax.models.backbones import (
@@ -19,6 +20,7 @@ from errseg_jax.models.backbones import (
   Xception,
   xception,
 )
+from errseg_jax.models.layers import Conv, DepthwiseConv
 
 # One module in the middle: the layout is that of the published networks, compiling it takes a third of the time.
 xception.ENTRIES[9], xception.MIDDLE[9] = xception.ENTRY, 1
@@ -118,22 +120,18 @@ def test_xception_has_the_published_sizes(depth, size, decoder, last):
 
 
 def dilations(backbone):
-  """{module: dilations of its 3x3 convolutions} of a backbone, from the operations that it traces to."""
-  found: dict[str, set[tuple[int, int]]] = {}
+  """{block: dilations of its 3x3 convolutions} of a backbone."""
+  found: dict[str, set[int]] = {}
 
-  def visit(jaxpr):
-    for equation in jaxpr.eqns:
-      if equation.primitive.name == "conv_general_dilated" and equation.invars[1].aval.shape[0] == 3:
-        stack = str(equation.source_info.name_stack).split("/")
-        names = [part for part in stack if part.startswith(("entry", "middle", "exit", "level", "layer"))]
-        found.setdefault(names[0] if names else "stem", set()).add(equation.params["rhs_dilation"])
-      for inner in jax.core.jaxprs_in_params(equation.params):
-        visit(inner)
+  def record(call, args, kwargs, context):
+    module = context.module
+    if isinstance(module, Conv | DepthwiseConv) and module.kernel_size == 3:
+      found.setdefault(module.path[0], set()).add(module.dilation)
+    return call(*args, **kwargs)
 
-  _, variables = shapes(backbone)
-  x = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-  visit(jax.make_jaxpr(lambda v, x: backbone.apply(v, x, False))(variables, x).jaxpr)
-  return {name: sorted(rate for rate, _ in rates) for name, rates in found.items()}
+  with nn.intercept_methods(record):
+    shapes(backbone)
+  return {name: sorted(rates) for name, rates in found.items()}
 
 
 @pytest.mark.parametrize(

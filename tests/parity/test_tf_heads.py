@@ -46,8 +46,9 @@ class Slim:
     return torch.relu(torch.nn.functional.batch_norm(x, mean, variance, gamma, beta, eps=1e-5))
 
   def conv(self, x, scope, outputs):
-    weights = self.variable(f"{scope}/weights", (1, 1, x.shape[1], outputs)).permute(3, 2, 0, 1)
-    return __import__("torch").nn.functional.conv2d(x, weights)
+    from torch.nn.functional import conv2d
+
+    return conv2d(x, self.variable(f"{scope}/weights", (1, 1, x.shape[1], outputs)).permute(3, 2, 0, 1))
 
   def unit(self, x, scope, outputs=WIDTH):
     return self.norm(self.conv(x, scope, outputs), scope)

@@ -28,12 +28,13 @@ def torchvision() -> tuple[Rule, ...]:
 
 
 def smp() -> tuple[Rule, ...]:
-  """segmentation-models-pytorch's, with a dense or a separable ASPP."""
-  return (
-    *aspp_rules.torchvision("decoder.0."),
-    *prefixed(torch_unit("1", "2", "final_conv"), "decoder."),
-    *smp_classifier(),
+  """segmentation-models-pytorch's, with a dense or a separable ASPP; older versions number the parts."""
+  named = (
+    *aspp_rules.torchvision("decoder.aspp."),
+    *torch_unit(r"decoder\.conv", r"decoder\.bn", "final_conv"),
   )
+  sequence = (*aspp_rules.torchvision("decoder.0."), *torch_unit(r"decoder\.1", r"decoder\.2", "final_conv"))
+  return (*named, *sequence, *smp_classifier())
 
 
 def tf() -> tuple[Rule, ...]:
