@@ -81,8 +81,10 @@ def convert(args: argparse.Namespace) -> int:
   missing = [flag for flag in ("--from", "--weights", "--out") if not getattr(args, flag[2:])]
   if missing:
     raise UserError(f"{missing[0]} is needed: errseg convert --from=NAME --weights=FILE --out=DIR")
+  from errseg_jax.config import default_config
   from errseg_jax.convert.command import run
 
+  prepare(default_config())
   paths = pathlib.Path(args.weights), pathlib.Path(args.out)
   print(run(getattr(args, "from"), *paths, args.drop))
   return 0

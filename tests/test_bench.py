@@ -64,8 +64,8 @@ DPC = {"name": "dpc", **dpc_rules.FIELDS["tf"]}
     # Parameters of the backbone and of the head, multiply-adds of both; published or worked out by hand.
     ({"name": "xception", "depth": 65}, XCEPTION, (37.87, 3.19), 418.4),
     ({"name": "xception", "depth": 71}, DPC, (40.29, 1.32), None),
-    ({**RESNET, "depth": 50}, PSPNET, (23.63, 46.72 - 23.63), None),
-    ({**RESNET, "depth": 101}, PSPNET, (42.62, 65.71 - 42.62), None),
+    ({**RESNET, "depth": 50}, PSPNET, (23.63, 23.08), None),
+    ({**RESNET, "depth": 101}, PSPNET, (42.62, 23.08), None),
     ({"name": "wide_resnet"}, LARGE_FOV, (105.07, 18.96), None),
   ],
 )
