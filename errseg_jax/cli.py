@@ -77,6 +77,31 @@ def data_check(args: argparse.Namespace) -> int:
   return check(config, args.split)
 
 
+def convert(args: argparse.Namespace) -> int:
+  """Published weights of a known network: a workdir to start from, or a backbone's .npz."""
+  missing = [flag for flag in ("--from", "--weights", "--out") if not getattr(args, flag[2:])]
+  if missing:
+    raise UserError(f"{missing[0]} is needed: errseg convert --from=NAME --weights=FILE --out=DIR")
+  from errseg_jax.config import default_config
+  from errseg_jax.convert.command import run
+
+  prepare(default_config())
+  paths = pathlib.Path(args.weights), pathlib.Path(args.out)
+  print(run(getattr(args, "from"), *paths, args.drop))
+  return 0
+
+
+def bench(args: argparse.Namespace) -> int:
+  """Parameters and multiply-adds of a config, without running it."""
+  config = required_config(args)
+  from errseg_jax.bench import WHAT, bench_size, image_size
+  from errseg_jax.build import known
+
+  known(args.what or "size", WHAT, "--what")
+  bench_size(config, *image_size(args.size or "513x513"), args.json)
+  return 0
+
+
 def doctor(args: argparse.Namespace) -> int:
   """Versions, devices, optional parts, what is missing."""
   from errseg_jax.doctor import doctor as run
@@ -90,6 +115,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
   "predict": predict,
   "report": report,
   "data check": data_check,
+  "convert": convert,
+  "bench": bench,
   "doctor": doctor,
 }
 OWN_FLAGS = {
@@ -98,6 +125,8 @@ OWN_FLAGS = {
   "predict": {"--workdir", "--output"},
   "report": {"--workdir"},
   "data check": {"--config", "--split"},
+  "convert": {"--from", "--weights", "--out", "--drop"},
+  "bench": {"--config", "--what", "--size", "--json"},
   "doctor": set(),
 }
 FLAG_HELP = {
@@ -105,7 +134,15 @@ FLAG_HELP = {
   "--workdir": "folder of the run",
   "--split": "split to read; by default the one that is reported (data check: all)",
   "--output": "folder for the results; by default WORKDIR/predictions",
+  "--from": "name of the published network, as torchvision_deeplabv3; docs/convert.md lists them",
+  "--weights": "its file: .pth, .pt, .safetensors, .npz or .h5",
+  "--out": "the workdir to make; for a backbone alone, the .npz",
+  "--drop": "head: keep the backbone alone, for another number of classes",
+  "--what": "what to measure; size: parameters and multiply-adds",
+  "--size": "HEIGHTxWIDTH of the image in pixels; by default 513x513",
+  "--json": "print one JSON object in place of a table",
 }
+SWITCHES = ("--json",)
 
 
 def workdir(args: argparse.Namespace) -> pathlib.Path:
@@ -116,12 +153,21 @@ def workdir(args: argparse.Namespace) -> pathlib.Path:
 
 
 def required_config(args: argparse.Namespace) -> ConfigDict:
-  """The config of --config with its overrides."""
+  """The config of --config with its overrides.
+
+  A flag --config.segmenter.init=WORKDIR brings the architecture and preprocessing of that network along; a
+  file that sets it describes the network itself.
+  """
   from errseg_jax.config_flags import load
 
   if not args.config:
     raise UserError("--config=FILE is needed, for example --config=configs/scenes_demo.py")
-  return load(args.config, args.overrides)
+  init = [word.partition("=")[2] for word in args.overrides if word.startswith("--config.segmenter.init=")]
+  if not init or not init[-1]:
+    return load(args.config, args.overrides)
+  from errseg_jax.train.workdir import load_config
+
+  return load(args.config, args.overrides, load_config(pathlib.Path(init[-1])).segmenter)
 
 
 def workdir_config(args: argparse.Namespace) -> ConfigDict:
@@ -170,7 +216,10 @@ def parse(name: str, words: Sequence[str]) -> argparse.Namespace:
   parser = Parser(prog=f"errseg {name}", description=COMMANDS[name].__doc__, allow_abbrev=False)
   own = OWN_FLAGS[name]
   for flag in sorted(own):
-    parser.add_argument(flag, default="", help=FLAG_HELP[flag], metavar=flag[2:].upper())
+    if flag in SWITCHES:
+      parser.add_argument(flag, action="store_true", help=FLAG_HELP[flag])
+    else:
+      parser.add_argument(flag, default="", help=FLAG_HELP[flag], metavar=flag[2:].upper())
   if name == "predict":
     parser.add_argument("images", nargs="+", help="image files or folders")
   overrides = [w for w in words if w.startswith("--config.")]

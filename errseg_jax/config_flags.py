@@ -26,8 +26,17 @@ FREE = (
 )
 
 
-def load(name: str, overrides: Sequence[str]) -> ConfigDict:
+ARCHITECTURE = ("backbone", "head", "mean", "std", "channels")
+"""Keys of a segmenter section that its weights fit."""
+
+
+def load(name: str, overrides: Sequence[str], given: ConfigDict | None = None) -> ConfigDict:
   """The config of FILE[:arg], with overrides.
+
+  Args:
+    name: FILE[:arg].
+    overrides: `--config.a.b=value` words.
+    given: segmenter section of a trained network, in place of the file's; overrides come on top.
 
   Raises:
     UserError: no such file, no get_config in it, an unknown key, or a value of another type.
@@ -51,6 +60,9 @@ def load(name: str, overrides: Sequence[str]) -> ConfigDict:
   if not isinstance(config, ConfigDict):
     raise UserError(f"--config={path}: get_config must return a ConfigDict, as default_config() does")
   check_keys(config, default_config())
+  if given is not None:
+    for key in ARCHITECTURE:
+      config.segmenter[key] = given[key]
   return override(with_defaults(config), overrides)
 
 

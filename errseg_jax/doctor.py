@@ -15,7 +15,11 @@ NEEDED = (
   *("clu", "numpy", "scipy", "opencv-python-headless", "pillow", "matplotlib", "jinja2", "rich"),
   *("tensorboardX", "safetensors"),
 )
-OPTIONAL = {"torch": "networks in PyTorch", "tensorboard": "to look at the event files"}
+OPTIONAL = {
+  "torch": "to convert .pth and .pt files",
+  "h5py": "to convert Keras .h5 files",
+  "tensorboard": "to look at the event files",
+}
 
 
 def doctor() -> int:

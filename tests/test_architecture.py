@@ -24,6 +24,7 @@ ORDER = (
   "inference",
   "train",
   "convert",
+  "bench",
   "predict",
   "evaluate",
   "report",

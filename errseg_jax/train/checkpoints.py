@@ -69,6 +69,10 @@ class StageCheckpoints:
       metrics=None if score is None else {"score": score},
     )
 
+  def save_result(self, step: int, result: Variables) -> None:
+    """Writes a network that was trained elsewhere as what the stage hands on."""
+    self.manager.save(step, args=ocp.args.Composite(result=ocp.args.StandardSave(result)))
+
   def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
     """The latest checkpoint, placed and sharded as `state` is; None where there is none.
 

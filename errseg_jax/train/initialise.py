@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import zipfile
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ from errseg_jax.train.state import Variables, merge, split
 from errseg_jax.train.workdir import load_config
 
 PREPROCESSING = ("mean", "std", "channels")
+CONVERTED = "segmenter.json"
+"""Name in a converted .npz of the JSON that says which backbone and preprocessing its arrays are for."""
 HOLDS_OUT = ("train", "choose", "choose_fraction", "error_source", "holdout_fraction")
 SIZE = 64  # pixels; any size gives the same variables
 
@@ -40,9 +42,10 @@ def initial_variables(model: ErrorAware, config: ConfigDict) -> Variables:
     given = segmenter_of(pathlib.Path(config.segmenter.init), split(variables, ("segmenter",))[0])
     return merge(variables, given)
   if config.segmenter.backbone_weights:
-    backbone = variables["params"]["segmenter"]["backbone"]
-    loaded = load_backbone(pathlib.Path(config.segmenter.backbone_weights), backbone)
-    variables["params"]["segmenter"] = {**variables["params"]["segmenter"], "backbone": loaded}
+    like = {kind: tree.get("segmenter", {}).get("backbone", {}) for kind, tree in variables.items()}
+    loaded = load_backbone(pathlib.Path(config.segmenter.backbone_weights), like, config)
+    for kind, backbone in loaded.items():
+      variables[kind]["segmenter"] = {**variables[kind]["segmenter"], "backbone": backbone}
   return variables
 
 
@@ -82,26 +85,50 @@ def segmenter_of(workdir: pathlib.Path, like: Variables) -> Variables:
     checkpoints.close()
 
 
-def load_backbone(path: pathlib.Path, like: Any) -> Any:
-  """Arrays of an .npz with our names, without the inner "conv": `fire2/squeeze1x1/kernel`.
+def load_backbone(path: pathlib.Path, like: Variables, config: ConfigDict) -> Variables:
+  """Arrays of an .npz with our names, without the inner "conv": `fire2/squeeze1x1/kernel`, `stem/bn/mean`.
+
+  Args:
+    path: of the file; what `errseg convert` wrote also says which preprocessing its arrays expect.
+    like: {"params": tree, "batch_stats": tree} of the backbone.
+    config: of the run.
 
   Raises:
-    UserError: no such file, not an .npz, or names or shapes that are not those of the backbone.
+    UserError: no such file, not an .npz, names or shapes that are not those of the backbone, or preprocessing
+      that is not the config's.
   """
+  arrays = _read(path)
+  converted = json.loads(str(arrays.pop(CONVERTED))) if CONVERTED in arrays else {}
+  wanted = traverse_util.flatten_dict(like, sep="/")
+  public = {public_name(name): name for name in wanted}
+  missing, extra = sorted(public.keys() - arrays), sorted(arrays.keys() - public)
+  wrong = [n for n in public.keys() & arrays.keys() if arrays[n].shape != wanted[public[n]].shape]
+  if missing or extra or wrong:
+    hint = f"; it is of config.segmenter.backbone = {converted['backbone']}" if converted else ""
+    raise UserError(
+      f"{path} does not fit the backbone: missing {missing[:8]}, extra {extra[:8]}, "
+      f"other shape {sorted(wrong)[:8]}{hint}"
+    )
+  for key in PREPROCESSING if converted else ():
+    there, here = converted[key], config.segmenter[key]
+    if there != (list(here) if isinstance(here, tuple) else here):
+      raise UserError(
+        f"{path} was trained with segmenter.{key}={there}, this config has {here}: set the same"
+      )
+  values = {public[n]: jnp.asarray(a, wanted[public[n]].dtype) for n, a in arrays.items()}
+  return traverse_util.unflatten_dict(values, sep="/")
+
+
+def public_name(path: str) -> str:
+  """`params/conv1/conv/kernel` -> `conv1/kernel`: parameters and statistics never share a name."""
+  return path.split("/", 1)[1].replace("/conv/", "/")
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
   try:
     with np.load(path, allow_pickle=False) as file:
-      arrays = {name: file[name] for name in file.files}
+      return {name: file[name] for name in file.files}
   except FileNotFoundError:
     raise UserError(f"segmenter.backbone_weights: {path} does not exist") from None
   except (ValueError, OSError, zipfile.BadZipFile, AttributeError):
     raise UserError(f"segmenter.backbone_weights: {path} is not a readable .npz of arrays") from None
-  wanted = traverse_util.flatten_dict(like, sep="/")
-  public = {name.replace("/conv/", "/"): name for name in wanted}
-  missing, extra = sorted(public.keys() - arrays), sorted(arrays.keys() - public)
-  wrong = [n for n in public.keys() & arrays.keys() if arrays[n].shape != wanted[public[n]].shape]
-  if missing or extra or wrong:
-    raise UserError(
-      f"{path} does not fit the backbone: missing {missing[:8]}, extra {extra[:8]}, other shape {sorted(wrong)[:8]}"
-    )
-  values = {public[n]: jnp.asarray(a, wanted[public[n]].dtype) for n, a in arrays.items()}
-  return traverse_util.unflatten_dict(values, sep="/")
