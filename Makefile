@@ -1,12 +1,14 @@
 # make demo: set everything up, run the whole method on generated scenes, write runs/demo/report.html.
 # make test: set everything up and run the tests.
+# make parity: compare with the real PyTorch networks, in an environment of its own.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PARITY := .venv-parity
 DEMO ?= runs/demo
 SEED ?= 0
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test parity lint setup clean
 
 setup: $(VENV)/.ready
 
@@ -23,10 +25,22 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov=errseg_jax --cov-report=term:skip-covered --cov-fail-under=85
 
+# torchvision and its like would ask for a torch of their own: they come without what they depend on.
+$(PARITY)/.ready: pyproject.toml constraints.txt constraints-parity.txt
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-parity.txt \
+	  -e ".[dev]" torch huggingface-hub safetensors pyyaml tqdm
+	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-parity.txt --no-deps \
+	  torchvision timm segmentation-models-pytorch
+	touch $@
+
+parity: $(PARITY)/.ready
+	$(PARITY)/bin/python -m pytest tests/parity
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache .coverage
+	rm -rf $(VENV) $(PARITY) runs .pytest_cache .ruff_cache .mypy_cache .coverage

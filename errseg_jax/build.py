@@ -153,9 +153,9 @@ def segmenter(config: ConfigDict, num_classes: int) -> Segmenter:
   backbone, head = section.backbone.to_dict(), section.head.to_dict()
   backbone_class = BACKBONES[known(backbone.pop("name"), BACKBONES, "config.segmenter.backbone.name")]
   head_class = HEADS[known(head.pop("name"), HEADS, "config.segmenter.head.name")]
-  for key, values in backbone_class.choices.items():
-    if key in backbone:
-      known(backbone[key], values, f"config.segmenter.backbone.{key}")
+  for part, fields, cls in (("backbone", backbone, backbone_class), ("head", head, head_class)):
+    for key in cls.choices.keys() & fields.keys():
+      known(fields[key], cls.choices[key], f"config.segmenter.{part}.{key}")
   return Segmenter(
     construct(backbone_class, backbone, "segmenter.backbone", dtype=dtype),
     construct(head_class, head, "segmenter.head", dtype=dtype, num_classes=num_classes),

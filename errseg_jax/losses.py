@@ -80,16 +80,27 @@ class SemanticLoss:
   Attributes:
     balance: power of `class_weights`, which then come from the training labels; 0 = off.
     class_weights: weight of each class; () = none.
+    auxiliary_weight: of the same loss on an auxiliary head's logits, where the network has one (0.4 in PSPNet).
   """
 
   balance: float = 0.0
   class_weights: tuple[float, ...] = ()
+  auxiliary_weight: float = 0.4
 
   def __post_init__(self):
     check_balance(self.balance, "semantic_loss")
+    if self.auxiliary_weight < 0:
+      raise UserError(f"semantic_loss.auxiliary_weight={self.auxiliary_weight} must be at least 0")
 
   def __call__(self, outputs: Outputs, label: jax.Array) -> jax.Array:
-    loss = pixel_cross_entropy(outputs.semantic, label)
+    loss = self.cross_entropy(outputs.semantic, label)
+    if outputs.auxiliary is None:
+      return loss
+    return loss + self.auxiliary_weight * self.cross_entropy(outputs.auxiliary, label)
+
+  def cross_entropy(self, logits: jax.Array, label: jax.Array) -> jax.Array:
+    """Mean over the valid pixels for logits [B, H, W, C], label [B, H, W]."""
+    loss = pixel_cross_entropy(logits, label)
     return weighted_mean(loss, label_weights(label, self.class_weights, loss.dtype))
 
 

@@ -58,12 +58,16 @@ class Features:
     low: feature maps [B, h_i, w_i, C_i], finest first; may be empty.
     high: [B, h', w', C'] at any stride, or None.
     strides: the stride of each map in `low` (image pixels per feature pixel).
+    auxiliary: float32 [B, h", w", C], logits of an auxiliary head in training; None without one, and at rest.
+    align_corners: how the logits are resized to the image's size.
   """
 
   logits: jax.Array
   low: tuple[jax.Array, ...] = ()
   high: jax.Array | None = None
   strides: tuple[int, ...] = struct.field(pytree_node=False, default=())
+  auxiliary: jax.Array | None = None
+  align_corners: bool = struct.field(pytree_node=False, default=False)
 
 
 @struct.dataclass
@@ -74,11 +78,13 @@ class Outputs:
     semantic: float32 [B, H, W, C], logits of the frozen network.
     error: float32 [B, H, W], logit of P(semantic label is wrong).
     detail: float32 [B, H, W, C], logits of the detail branch.
+    auxiliary: float32 [B, H, W, C], logits of the segmenter's auxiliary head, in its training only.
   """
 
   semantic: jax.Array
   error: Any = None
   detail: Any = None
+  auxiliary: Any = None
 
 
 @struct.dataclass

@@ -22,6 +22,7 @@ ORDER = (
   "config_flags",
   "inference",
   "train",
+  "convert",
   "predict",
   "evaluate",
   "report",

@@ -216,7 +216,7 @@ def test_a_finished_run_is_not_trained_again(trained, tmp_path, tiny_config):
   ("change", "words"),
   [
     ({"segmenter__backbone__width": 4}, ("does not fit", "shape", "backbone", "(")),
-    ({"segmenter__backbone__deep_stem": True}, ("does not fit", "missing", "extra", "stem")),
+    ({"segmenter__backbone__stem": "semseg"}, ("does not fit", "missing", "extra", "stem")),
   ],
 )
 def test_a_network_of_another_shape_is_refused_as_a_start(

@@ -46,15 +46,17 @@ class ErrorAware(nn.Module):
     Returns:
       Outputs at the image's size.
     """
-    features = self.segmenter(image, "segmenter" in train)
-    semantic = resize(features.logits, image.shape[1:3])
-    detail, error = None, None
+    features, size = self.segmenter(image, "segmenter" in train), image.shape[1:3]
+    semantic = resize(features.logits, size, features.align_corners)
+    detail, error, auxiliary = None, None, None
+    if features.auxiliary is not None:
+      auxiliary = resize(features.auxiliary, size, features.align_corners)
     if "detail" in wanted or ("error" in wanted and self.error.prior == "detail"):
       detail = self.detail(image, features, semantic, "detail" in train)
     if "error" in wanted:
       belief = None if detail is None else unweighted(detail, self.detail_weights)
       error = self.error(image, features, semantic, belief, "error" in train)
-    return Outputs(semantic, error, detail)
+    return Outputs(semantic, error, detail, auxiliary)
 
 
 def infer(

@@ -52,32 +52,38 @@ def resize(x: jax.Array, size: Sequence[int], align_corners: bool = False) -> ja
   return jax.image.scale_and_translate(x, shape, (1, 2), scale, translation, "bilinear", antialias=False)
 
 
-def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
+def pair(n: int | tuple[int, int]) -> tuple[int, int]:
+  """(vertical, horizontal) of a number that may hold for both."""
+  return (n, n) if isinstance(n, int) else n
+
+
+def depthwise_conv(
+  x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int | tuple[int, int] = 1
+) -> jax.Array:
   """Depthwise convolution with symmetric padding, [B, H, W, C] with kernel [k, k, 1, C].
 
   XLA's grouped convolution on CPU is more than ten times slower than k * k shifted multiply-adds, its
   gradient more so; on accelerators the native operation wins.
   """
-  k = kernel.shape[0]
-  pad = dilation * (k - 1) // 2
+  k, (down, across) = kernel.shape[0], pair(dilation)
+  pads = [(rate * (k - 1) // 2,) * 2 for rate in (down, across)]
 
   def native(x, kernel):
     return jax.lax.conv_general_dilated(
       x,
       kernel,
       (stride, stride),
-      [(pad, pad)] * 2,
-      rhs_dilation=(dilation, dilation),
+      pads,
+      rhs_dilation=(down, across),
       dimension_numbers=("NHWC", "HWIO", "NHWC"),
       feature_group_count=x.shape[-1],
     )
 
   def shifted(x, kernel):
     height, width = x.shape[1:3]
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     taps = [
-      x[:, i * dilation : i * dilation + height, j * dilation : j * dilation + width]
-      * kernel[i : i + 1, j : j + 1]
+      x[:, i * down : i * down + height, j * across : j * across + width] * kernel[i : i + 1, j : j + 1]
       for i in range(k)
       for j in range(k)
     ]
@@ -115,7 +121,7 @@ class DepthwiseConv(nn.Module):
 
   kernel_size: int = 3
   stride: int = 1
-  dilation: int = 1
+  dilation: int | tuple[int, int] = 1
   dtype: str = "float32"
 
   @nn.compact
@@ -133,19 +139,19 @@ class Conv(nn.Module):
   features: int
   kernel_size: int = 3
   stride: int = 1
-  dilation: int = 1
+  dilation: int | tuple[int, int] = 1
   use_bias: bool = False
   dtype: str = "float32"
 
   @nn.compact
   def __call__(self, x):
-    pad = self.dilation * (self.kernel_size - 1) // 2
+    rates = pair(self.dilation)
     return nn.Conv(
       self.features,
       (self.kernel_size,) * 2,
       (self.stride,) * 2,
-      padding=[(pad, pad)] * 2,
-      kernel_dilation=(self.dilation,) * 2,
+      padding=[(rate * (self.kernel_size - 1) // 2,) * 2 for rate in rates],
+      kernel_dilation=rates,
       use_bias=self.use_bias,
       kernel_init=nn.initializers.he_normal(),
       dtype=self.dtype,
@@ -223,25 +229,42 @@ class GroupNorm(nn.Module):
 
 
 class ConvBNReLU(nn.Module):
-  """Convolution, batch normalisation, ReLU; `separable` splits the convolution into depthwise and pointwise."""
+  """Convolution, batch normalisation, ReLU.
+
+  Attributes:
+    features: output channels.
+    kernel_size: k of k x k.
+    stride: of the convolution.
+    dilation: one number, or (vertical, horizontal).
+    separable: the convolution is split into depthwise and pointwise.
+    separable_bn: batch normalisation and ReLU between the two.
+    bn_epsilon: added to the variance.
+    bn_group_size: images per batch-normalisation group, 0 = the whole batch.
+  """
 
   features: int
   kernel_size: int = 3
   stride: int = 1
-  dilation: int = 1
+  dilation: int | tuple[int, int] = 1
   separable: bool = False
   bn_group_size: int = 0
+  bn_epsilon: float = 1e-5
+  separable_bn: bool = True
   dtype: str = "float32"
 
   @nn.compact
   def __call__(self, x, train: bool):
+    bn = functools.partial(
+      BatchNorm, epsilon=self.bn_epsilon, group_size=self.bn_group_size, dtype=self.dtype
+    )
     if self.separable:
       x = DepthwiseConv(self.kernel_size, self.stride, self.dilation, self.dtype, name="depthwise")(x)
-      x = BatchNorm(group_size=self.bn_group_size, dtype=self.dtype, name="depthwise_bn")(x, train)
-      x = Conv(self.features, 1, dtype=self.dtype, name="pointwise")(nn.relu(x))
+      if self.separable_bn:
+        x = nn.relu(bn(name="depthwise_bn")(x, train))
+      x = Conv(self.features, 1, dtype=self.dtype, name="pointwise")(x)
     else:
       x = Conv(self.features, self.kernel_size, self.stride, self.dilation, dtype=self.dtype, name="conv")(x)
-    return nn.relu(BatchNorm(group_size=self.bn_group_size, dtype=self.dtype, name="bn")(x, train))
+    return nn.relu(bn(name="bn")(x, train))
 
 
 class ConvGNReLU(nn.Module):

@@ -9,9 +9,14 @@ A new backbone is a file, a line in BACKBONES, and a test that calls `tests/mode
 from typing import Any
 
 from errseg_jax.models.backbones.endpoints import Endpoints
+from errseg_jax.models.backbones.mobilenetv2 import MobileNetV2
 from errseg_jax.models.backbones.resnet import ResNet
 from errseg_jax.models.backbones.squeezenet import SqueezeNet
 
-BACKBONES: dict[str, Any] = {"resnet": ResNet, "squeezenet": SqueezeNet}
+BACKBONES: dict[str, Any] = {
+  "mobilenetv2": MobileNetV2,
+  "resnet": ResNet,
+  "squeezenet": SqueezeNet,
+}
 
-__all__ = ["BACKBONES", "Endpoints", "ResNet", "SqueezeNet"]
+__all__ = ["BACKBONES", "Endpoints", "MobileNetV2", "ResNet", "SqueezeNet"]
