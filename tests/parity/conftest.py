@@ -97,8 +97,8 @@ def assert_close(got, want, where):
     assert difference <= TOLERANCE, f"{where}, map {i}: relative difference {difference:.1e}"
 
 
-def check_backbone(module, rules, net, function, ignore=COUNTERS):
-  """Our backbone with the network's arrays gives the network's maps at two sizes.
+def check_backbone(module, rules, net, function, ignore=COUNTERS, sizes=SIZES):
+  """Our backbone with the network's arrays gives the network's maps.
 
   Args:
     module: ours.
@@ -106,10 +106,11 @@ def check_backbone(module, rules, net, function, ignore=COUNTERS):
     net: theirs, all of whose arrays ours has a place for.
     function: NCHW tensor -> their maps, in the order of ours (low, then final).
     ignore: regular expressions of their names that we leave out.
+    sizes: (H, W) of the images.
   """
   variables = convert_to(module, rules, net, ignore)
   apply = jax.jit(lambda v, x: module.apply(v, x, False))
-  for size in SIZES:
+  for size in sizes:
     x = images(size)
     out = apply(variables, x)
     assert_close([*out.low, out.final], run_torch(function, x), f"{type(net).__name__} at {size}")

@@ -12,11 +12,17 @@ from errseg_jax.models.backbones.endpoints import Endpoints
 from errseg_jax.models.backbones.mobilenetv2 import MobileNetV2
 from errseg_jax.models.backbones.resnet import ResNet
 from errseg_jax.models.backbones.squeezenet import SqueezeNet
+from errseg_jax.models.backbones.vgg import VGG
+from errseg_jax.models.backbones.wide_resnet import WideResNet
+from errseg_jax.models.backbones.xception import Xception
 
 BACKBONES: dict[str, Any] = {
   "mobilenetv2": MobileNetV2,
   "resnet": ResNet,
   "squeezenet": SqueezeNet,
+  "vgg": VGG,
+  "wide_resnet": WideResNet,
+  "xception": Xception,
 }
 
-__all__ = ["BACKBONES", "Endpoints", "MobileNetV2", "ResNet", "SqueezeNet"]
+__all__ = ["BACKBONES", "VGG", "Endpoints", "MobileNetV2", "ResNet", "SqueezeNet", "WideResNet", "Xception"]
