@@ -44,7 +44,7 @@ def get_config(arg=None):
   elif arg == "runlocal":
     config = runlocal(config)
     config.segmenter.backbone.update(depth=41, multiplier=1 / 32)
-    config.segmenter.head.update(features=16, low_features=8)
+    config.segmenter.head.update(features=16, low_features=8, separable=False)
   elif arg:
     raise UserError(f"unknown argument {arg!r} of this config; known: paper, runlocal")
   return config
