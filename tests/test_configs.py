@@ -3,6 +3,8 @@
 import json
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -108,6 +110,23 @@ def test_paper_is_p0_as_published(name):
 def test_the_head_is_the_one_whose_weights_are_published(name):
   head, fields = config_of(name).segmenter.head, CONFIGS[name][2]
   assert {key: head[key] for key in fields} == fields
+
+
+@pytest.mark.parametrize(
+  ("name", "millions"),
+  [
+    ("cityscapes_xception65_error_detail", 41.05),
+    ("cityscapes_pspnet101_error_detail", 68.07),
+    ("cityscapes_dpc71_error_detail", 41.61),
+  ],
+)
+def test_network_and_detail_branch_are_of_the_published_size(name, millions):
+  model = build.model(config_of(name, "paper"), 19)
+  image = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.uint8)
+  params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+  count = {group: sum(leaf.size for leaf in jax.tree.leaves(tree)) for group, tree in params.items()}
+  assert count["segmenter"] / 1e6 == pytest.approx(millions, abs=0.005)
+  assert 4 * count["detail"] / 1e6 == pytest.approx(11.6, abs=0.4)  # MB
 
 
 @pytest.mark.parametrize("name", CONFIGS)
