@@ -122,3 +122,26 @@ def paper(config: ConfigDict) -> ConfigDict:
   config.choose.fusions = ("mask",)
   config.choose.thresholds = (0.7,)
   return config
+
+
+def given_network(config: ConfigDict) -> ConfigDict:
+  """Sets stages and splits for a published network: it was trained on all training images, so only val is unseen."""
+  config.order = ("detail", "error")  # no semantic stage: segmenter.init must name the network
+  config.splits.choose = config.splits.val  # on each half of it for the other half
+  config.train.select = "last"  # no checkpoint is picked by what is reported
+  return config
+
+
+def runlocal(config: ConfigDict) -> ConfigDict:
+  """Shrinks stages, crops and branches to a rehearsal of every step on a laptop; its scores mean nothing.
+
+  A semantic stage comes first, from random weights, so that no published weights are needed.
+  """
+  config.order = ("semantic", *config.order)
+  config.transform.crop_size = (65, 65)
+  config.loader.threads = 1
+  config.error_branch.features = 8
+  config.detail_branch.features = (8, 8, 8)
+  for name in config.order:
+    config.stages[name].steps, config.stages[name].batch_size = 4, 2
+  return config

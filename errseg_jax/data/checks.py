@@ -75,7 +75,8 @@ def check_split(
   source, problems = dataset.scan(split)
   counted, bad = _count(source, info.num_classes, progress)
   report = CheckReport(split=split, **counted, problems=(*problems, *bad), warnings=())
-  return dataclasses.replace(report, warnings=_warnings(report, info))
+  incomplete = dataset.incomplete(split, len(source))
+  return dataclasses.replace(report, warnings=_warnings(report, info, incomplete))
 
 
 def _count(source: Source, classes: int, progress: Callable[[int, int], None] | None):
@@ -105,10 +106,10 @@ def _count(source: Source, classes: int, progress: Callable[[int, int], None] | 
   return counted, problems
 
 
-def _warnings(report: CheckReport, info: DatasetInfo) -> tuple[str, ...]:
-  found = []
+def _warnings(report: CheckReport, info: DatasetInfo, incomplete: str) -> tuple[str, ...]:
+  found = [incomplete] if incomplete else []
   if not report.images:
-    return ()
+    return tuple(found)
   if report.absent:
     names = ", ".join(info.classes[index] for index in report.absent)
     found.append(

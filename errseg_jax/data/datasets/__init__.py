@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from errseg_jax.data.datasets.ade20k import ADE20K
 from errseg_jax.data.datasets.base import Dataset, Sample, Source
 from errseg_jax.data.datasets.camvid import CamVid
+from errseg_jax.data.datasets.cityscapes import Cityscapes
 from errseg_jax.data.datasets.folders import Folders
 from errseg_jax.data.datasets.pairs import Pairs
 from errseg_jax.data.datasets.scenes import Scenes
@@ -17,6 +19,8 @@ __all__ = ["DATASETS", "Dataset", "Sample", "Source", "build"]
 DATASETS: dict[str, type[Dataset]] = {
   "scenes": Scenes,
   "camvid": CamVid,
+  "cityscapes": Cityscapes,
+  "ade20k": ADE20K,
   "folders": Folders,
   "pairs": Pairs,
 }

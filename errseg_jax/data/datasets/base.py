@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import logging
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,10 @@ from errseg_jax.data.images import read_image, read_label
 from errseg_jax.errors import UserError
 from errseg_jax.structs import IGNORE, DatasetInfo
 
+log = logging.getLogger("errseg")
+
 Sample = dict[str, Any]
+REFUSED = -1  # in a label map: the value is an error, even where it is 255
 LabelMap = Mapping[int, int] | Iterable[tuple[int, int]]
 
 
@@ -51,13 +55,27 @@ class Dataset(abc.ABC):
       UserError: the split does not exist or holds nothing.
     """
 
+  def published(self, split: str) -> int:
+    """Number of images that the split was published with; 0 where there is no such number."""
+    del split
+    return 0
+
+  def incomplete(self, split: str, found: int) -> str:
+    """A line that says so where `found` samples are not as many as were published, else ""."""
+    wanted = self.published(split)
+    if wanted in (0, found):
+      return ""
+    return f"{self.info.name} {split}: found {found} of {wanted} published images"
+
   def source(self, split: str) -> Source:
-    """The samples of a split.
+    """The samples of a split; logs a warning where there are not as many as were published.
 
     Raises:
       UserError: the split is missing or empty, or any file of it has no counterpart.
     """
     source, problems = self.scan(split)
+    if line := self.incomplete(split, len(source)):
+      log.warning(line)
     if problems:
       more = f" (and {len(problems) - 1} more, see `errseg data check`)" if problems[1:] else ""
       raise UserError(problems[0] + more)
@@ -73,7 +91,8 @@ class FilePairs:
     images: paths, one per sample.
     labels: paths, one per sample.
     num_classes: C.
-    label_map: stored value -> train id; () keeps values. 255 maps to itself unless it is listed.
+    label_map: stored value -> train id, or REFUSED; () keeps values. 255 maps to itself unless it is listed.
+    advice: what a label value that is not in the map means; set where the map is the data set's own.
   """
 
   names: tuple[str, ...]
@@ -81,6 +100,7 @@ class FilePairs:
   labels: tuple[str, ...]
   num_classes: int
   label_map: tuple[tuple[int, int], ...] = ()
+  advice: str = ""
 
   def __len__(self) -> int:
     return len(self.names)
@@ -99,8 +119,8 @@ class FilePairs:
     return {"image": image, "label": label.astype(np.uint8), "name": self.names[index]}
 
   def _table(self) -> np.ndarray:
-    """int16 [256], stored value -> train id, -1 where there is none."""
-    table = np.full(256, -1, np.int16)
+    """int16 [256], stored value -> train id, or REFUSED."""
+    table = np.full(256, REFUSED, np.int16)
     table[IGNORE] = IGNORE
     pairs = self.label_map or [(value, value) for value in range(self.num_classes)]
     for value, train_id in pairs:
@@ -109,6 +129,8 @@ class FilePairs:
 
   def _explain(self, bad: list[int], stored: np.ndarray) -> str:
     value, count = bad[0], self.num_classes
+    if self.advice:
+      return f"label value {value} {self.advice}"
     if self.label_map:
       return f"label value {value} is not in label_map; add it, as {value}: 255 to ignore it"
     start = f"label value {value} is outside 0..{count - 1} (the config says C={count}) and not 255"
@@ -132,10 +154,35 @@ def pair_source(
   rows: Iterable[tuple[str, pathlib.Path, pathlib.Path]],
   num_classes: int,
   label_map: tuple[tuple[int, int], ...] = (),
+  advice: str = "",
 ) -> FilePairs:
   """A source from (name, image path, label path) rows."""
   names, images, labels = zip(*rows, strict=True)
-  return FilePairs(names, tuple(map(str, images)), tuple(map(str, labels)), num_classes, label_map)
+  return FilePairs(names, tuple(map(str, images)), tuple(map(str, labels)), num_classes, label_map, advice)
+
+
+def with_labels(
+  images: Mapping[str, pathlib.Path], labels: Mapping[str, pathlib.Path], where: str
+) -> tuple[list[tuple[str, pathlib.Path, pathlib.Path]], tuple[str, ...]]:
+  """Rows for `pair_source` of the images that have a label, and a problem per image that has none.
+
+  Args:
+    images: by name.
+    labels: by name; those of other images are passed over.
+    where: the label file that an image lacks, with "{}" for its name.
+
+  Raises:
+    UserError: no image has a label.
+  """
+  rows = [(name, image, labels[name]) for name, image in images.items() if name in labels]
+  problems = [
+    f"{image}: has no label; add {where.replace('{}', name)} or remove the image"
+    for name, image in images.items()
+    if name not in labels
+  ]
+  if not rows:
+    raise UserError(problems[0])
+  return rows, tuple(problems)
 
 
 def existing_root(root: str, variable: str = "") -> pathlib.Path:
