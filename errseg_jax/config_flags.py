@@ -21,6 +21,7 @@ FREE = (
   "segmenter.head",
   "error_branch",
   "detail_branch",
+  "semantic_loss",
   "error_loss",
   "detail_loss",
 )

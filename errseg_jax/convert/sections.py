@@ -109,11 +109,14 @@ def torchvision_fcn(arrays: Arrays) -> Section:
 
 
 def smp_deeplabv3(arrays: Arrays) -> Section:
+  aspp = (
+    "decoder.aspp" if "decoder.aspp.project.0.weight" in arrays else "decoder.0"
+  )  # older versions number it
   return {
     **deeplabv3_rules.FIELDS["smp"],
     "name": "deeplabv3",
-    "features": outputs(arrays, "decoder.0.project.0.weight"),
-    "separable": "decoder.0.convs.1.0.0.weight" in arrays,
+    "features": outputs(arrays, f"{aspp}.project.0.weight"),
+    "separable": f"{aspp}.convs.1.0.0.weight" in arrays,
   }
 
 
