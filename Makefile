@@ -35,7 +35,7 @@ $(PARITY)/.ready: pyproject.toml constraints.txt constraints-parity.txt
 	touch $@
 
 parity: $(PARITY)/.ready
-	$(PARITY)/bin/python -m pytest tests/parity
+	$(PARITY)/bin/python -m pytest tests/parity tests/convert/test_formats.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -91,6 +91,7 @@ def xception(arrays: Arrays) -> Section:
 
 
 def torchvision_deeplabv3(arrays: Arrays) -> Section:
+  """torchvision's DeepLabv3, with or without its auxiliary head."""
   return {
     **deeplabv3_rules.FIELDS["torchvision"],
     "name": "deeplabv3",
@@ -100,6 +101,7 @@ def torchvision_deeplabv3(arrays: Arrays) -> Section:
 
 
 def torchvision_fcn(arrays: Arrays) -> Section:
+  """torchvision's FCN, with or without its auxiliary head."""
   return {
     **fcn_rules.FIELDS["torchvision"],
     "name": "fcn",
@@ -109,6 +111,7 @@ def torchvision_fcn(arrays: Arrays) -> Section:
 
 
 def smp_deeplabv3(arrays: Arrays) -> Section:
+  """segmentation-models-pytorch's DeepLabv3, dense or separable."""
   aspp = (
     "decoder.aspp" if "decoder.aspp.project.0.weight" in arrays else "decoder.0"
   )  # older versions number it
@@ -121,6 +124,7 @@ def smp_deeplabv3(arrays: Arrays) -> Section:
 
 
 def smp_deeplabv3plus(arrays: Arrays) -> Section:
+  """segmentation-models-pytorch's DeepLabv3+."""
   return {
     **deeplabv3plus_rules.FIELDS["smp"],
     "name": "deeplabv3plus",
@@ -130,16 +134,19 @@ def smp_deeplabv3plus(arrays: Arrays) -> Section:
 
 
 def smp_pspnet(arrays: Arrays) -> Section:
+  """segmentation-models-pytorch's PSPNet."""
   features = outputs(arrays, "decoder.conv.0.weight")
   return {**pspnet_rules.FIELDS["smp"], "name": "pspnet", "features": features}
 
 
 def smp_pan(arrays: Arrays) -> Section:
+  """segmentation-models-pytorch's PAN."""
   features = outputs(arrays, "decoder.fpa.mid.0.conv.weight")
   return {**pan_rules.FIELDS["smp"], "name": "pan", "features": features}
 
 
 def semseg_pspnet(arrays: Arrays) -> Section:
+  """semseg's PSPNet."""
   return {
     **pspnet_rules.FIELDS["semseg"],
     "name": "pspnet",
@@ -152,6 +159,7 @@ MMSEG_AUXILIARY = "auxiliary_head.convs.0.conv.weight"
 
 
 def mmseg_pspnet(arrays: Arrays) -> Section:
+  """mmsegmentation's PSPNet."""
   return {
     **pspnet_rules.FIELDS["mmseg"],
     "name": "pspnet",
@@ -162,6 +170,7 @@ def mmseg_pspnet(arrays: Arrays) -> Section:
 
 
 def mmseg_fcn(arrays: Arrays) -> Section:
+  """mmsegmentation's FCN."""
   return {
     **fcn_rules.FIELDS["mmseg"],
     "name": "fcn",
@@ -171,6 +180,7 @@ def mmseg_fcn(arrays: Arrays) -> Section:
 
 
 def mmseg_deeplabv3plus(arrays: Arrays) -> Section:
+  """mmsegmentation's DeepLabv3+."""
   return {
     **deeplabv3plus_rules.FIELDS["mmseg"],
     "name": "deeplabv3plus",
