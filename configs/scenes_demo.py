@@ -41,7 +41,7 @@ def get_config(arg=None):
   # Thin poles, signs, riders: the frozen network all but ignores what is rare.
   config.detail_loss = {"weights": "soft", "balance": 0.5}
   config.order = ("semantic", "detail", "error", "control")
-  config.stages.semantic = stage(4000, 3e-3, batch_size=8, weight_decay=1e-4)
+  config.stages.semantic = stage(3500, 3e-3, batch_size=8, weight_decay=1e-4)
   config.stages.detail = stage(DETAIL_STEPS, 3e-3, batch_size=8)
   config.stages.error = stage(ERROR_STEPS, 2e-3, batch_size=8)
   config.stages.control = stage(DETAIL_STEPS + ERROR_STEPS, 1.5e-3, batch_size=8, weight_decay=1e-4)

@@ -12,33 +12,32 @@ from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.network import TrainedNetwork
 from errseg_jax.train.checkpoints import StageCheckpoints
-from errseg_jax.train.initialise import initial_variables, random_variables
+from errseg_jax.train.initialise import abstract_variables, segmenter_of
 from errseg_jax.train.stages import Stage, plan
 from errseg_jax.train.state import Variables, merge, split
 from errseg_jax.train.workdir import load_config
 
 
 def trained_variables(config: ConfigDict, workdir: pathlib.Path, model: Any) -> Variables:
-  """The variables that a finished run left: each stage's result in its place.
+  """The variables that a finished run left: the given network and each stage's result, nothing untrained.
 
   Raises:
     UserError: a stage has no checkpoint, or it does not fit.
   """
-  stages = plan(config)
-  # Its own semantic network replaces the backbone weights that it started from: their file may be gone.
-  own = any(stage.name == "semantic" for stage in stages)
-  variables = random_variables(model, config) if own else initial_variables(model, config)
-  for stage in stages:
+  like, variables = abstract_variables(model), Variables()
+  if config.segmenter.init:
+    variables = segmenter_of(pathlib.Path(config.segmenter.init), split(like, ("segmenter",))[0])
+  for stage in plan(config):
     if not stage.aside:
-      variables = merge(variables, stage_result(config, workdir, stage, variables))
+      variables = merge(variables, stage_result(config, workdir, stage, like))
   return variables
 
 
-def stage_result(config: ConfigDict, workdir: pathlib.Path, stage: Stage, variables: Variables) -> Variables:
-  """What one stage of a run handed on."""
+def stage_result(config: ConfigDict, workdir: pathlib.Path, stage: Stage, like: Variables) -> Variables:
+  """What one stage of a run handed on; `like` has at least the shapes of its groups."""
   checkpoints = StageCheckpoints(workdir, stage.name, stage.steps, config.train.select, create=False)
   try:
-    return checkpoints.result(split(variables, stage.groups)[0])
+    return checkpoints.result(split(like, stage.groups)[0])
   finally:
     checkpoints.close()
 
