@@ -29,6 +29,7 @@ def get_config(arg=None):
   config.segmenter.head = {"name": "dpc", "align_corners": True}
   config.segmenter.mean = (127.5, 127.5, 127.5)
   config.segmenter.std = (127.5, 127.5, 127.5)
+  config.segmenter.size_remainder = 1  # 1025x2049
   config.detail_branch.features = (192, 128, 96)  # about the 11.6 MB that P0 gives
   # P0 gives neither learning rate nor batch size.
   config.stages.error = stage(60_000, 1e-3)

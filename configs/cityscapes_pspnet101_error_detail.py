@@ -32,6 +32,7 @@ def get_config(arg=None):
     "first_dilation": "stage",
   }
   config.segmenter.head = {"name": "pspnet", "align_corners": True, "auxiliary_features": 256}
+  config.segmenter.size_remainder = 1  # 1025x2049
   config.detail_branch.features = (192, 128, 128)  # about the 11.6 MB that P0 gives
   # P0 gives neither learning rate nor batch size.
   config.stages.error = stage(60_000, 1e-3)

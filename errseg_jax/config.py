@@ -47,6 +47,8 @@ def segmenter_section() -> ConfigDict:
   config.mean = (123.675, 116.28, 103.53)  # RGB, 0..255
   config.std = (58.395, 57.12, 57.375)
   config.channels = "rgb"
+  # Images are padded to multiples of loader.size_multiple plus this: 1 where corner pixels map onto corner pixels.
+  config.size_remainder = 0
   return config
 
 

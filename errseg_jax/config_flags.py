@@ -27,7 +27,7 @@ FREE = (
 )
 
 
-ARCHITECTURE = ("backbone", "head", "mean", "std", "channels")
+ARCHITECTURE = ("backbone", "head", "mean", "std", "channels", "size_remainder")
 """Keys of a segmenter section that its weights fit."""
 
 

@@ -22,6 +22,7 @@ from errseg_jax.config import default_config
 from errseg_jax.convert.engine import convert, describe
 from errseg_jax.convert.formats import Arrays, read_arrays
 from errseg_jax.convert.networks import NETWORKS, Network
+from errseg_jax.convert.sections import named
 from errseg_jax.errors import UserError
 from errseg_jax.models.rules import Rule, prefixed
 from errseg_jax.train.checkpoints import StageCheckpoints
@@ -106,7 +107,7 @@ def resolved_config(network: Network, arrays: Arrays, whole: bool) -> ConfigDict
 
 def num_classes(network: Network, arrays: Arrays) -> int:
   """C, from the classifier's bias."""
-  return len(arrays[network.classifier])
+  return len(arrays[named(arrays, network.classifier)])
 
 
 def rules_of(network: Network, config: ConfigDict) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:

@@ -22,6 +22,7 @@ from errseg_jax.models.heads import (
   deeplabv3plus_rules,
   dpc_rules,
   fcn_rules,
+  largefov_rules,
   pan_rules,
   pspnet_rules,
 )
@@ -36,11 +37,13 @@ class Preprocessing:
     mean: per channel in RGB order, 0..255.
     std: see mean.
     channels: "rgb" or "bgr", the order that the weights expect.
+    size_remainder: sizes are padded to multiples plus this: 1 for networks of 513, 769 or 1025 pixels.
   """
 
   mean: tuple[float, float, float]
   std: tuple[float, float, float]
   channels: str = "rgb"
+  size_remainder: int = 0
 
 
 IMAGENET = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -57,7 +60,7 @@ class Network:
     backbone_rules: section -> rules with paths below the backbone.
     head: as `backbone`; None for a backbone alone.
     head_rules: rules with paths below the head.
-    classifier: name of the array that has one number per class.
+    classifier: regular expression of the name of the array that has one number per class.
     ignore: regular expressions of names that have no place here.
     preprocessing: of the images.
   """
@@ -85,14 +88,14 @@ _torchvision = partial(
   Network,
   backbone=partial(sections.resnet, prefix="backbone.", output_stride=8),
   backbone_rules=lambda section: resnet_rules.torchvision("backbone."),
-  classifier="classifier.4.bias",
+  classifier=r"classifier\.4\.bias",
 )
-_smp = partial(Network, backbone_rules=_smp_rules, classifier="segmentation_head.0.bias")
+_smp = partial(Network, backbone_rules=_smp_rules, classifier=r"segmentation_head\.0\.bias")
 _mmseg = partial(
   Network,
   backbone=sections.mmseg_resnet,
   backbone_rules=_mmseg_rules,
-  classifier="decode_head.conv_seg.bias",
+  classifier=r"decode_head\.conv_seg\.bias",
 )
 _tf = partial(
   Network,
@@ -100,7 +103,7 @@ _tf = partial(
   backbone_rules=lambda section: xception_rules.tf(f"xception_{section['depth']}/"),
   classifier="logits/semantic/biases",
   ignore=("global_step", ".*/Momentum", ".*/ExponentialMovingAverage"),
-  preprocessing=HALVES,
+  preprocessing=dataclasses.replace(HALVES, size_remainder=1),
 )
 
 NETWORKS: dict[str, Network] = {
@@ -133,7 +136,8 @@ NETWORKS: dict[str, Network] = {
     backbone_rules=lambda section: resnet_rules.semseg(),
     head=sections.semseg_pspnet,
     head_rules=pspnet_rules.semseg(),
-    classifier="cls.4.bias",
+    classifier=r"cls\.4\.bias",
+    preprocessing=dataclasses.replace(IMAGENET, size_remainder=1),
   ),
   "mmseg_pspnet": _mmseg(head=sections.mmseg_pspnet, head_rules=pspnet_rules.mmseg()),
   "mmseg_fcn": _mmseg(head=sections.mmseg_fcn, head_rules=fcn_rules.mmseg()),
@@ -171,7 +175,14 @@ NETWORKS: dict[str, Network] = {
   "ademxapp_wide_resnet38": Network(
     backbone=sections.wide_resnet,
     backbone_rules=lambda section: wide_resnet_rules.mxnet(),
-    ignore=(r"linear\d+_(weight|bias)",),
+    ignore=(f"{largefov_rules.CLASSIFIER}_(weight|bias)",),
+  ),
+  "ademxapp_fcn": Network(
+    backbone=sections.wide_resnet,
+    backbone_rules=lambda section: wide_resnet_rules.mxnet(),
+    head=sections.ademxapp_fcn,
+    head_rules=largefov_rules.mxnet(),
+    classifier=f"{largefov_rules.CLASSIFIER}_bias",
   ),
   "keras_squeezenet": Network(
     backbone=partial(sections.squeezenet, first="fire2/squeeze1x1/kernel"),

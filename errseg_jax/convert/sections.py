@@ -15,6 +15,7 @@ from errseg_jax.models.heads import (
   deeplabv3plus_rules,
   dpc_rules,
   fcn_rules,
+  largefov_rules,
   pan_rules,
   pspnet_rules,
 )
@@ -26,6 +27,14 @@ Section = dict[str, Any]
 def outputs(arrays: Arrays, name: str, axis: int = 0) -> int:
   """Channels that a layer gives; those of PyTorch are on axis 0, those of TensorFlow on the last."""
   return arrays[name].shape[axis]
+
+
+def named(arrays: Arrays, pattern: str) -> str:
+  """The first name that a regular expression matches whole."""
+  for name in arrays:
+    if re.fullmatch(pattern, name):
+      return name
+  raise KeyError(pattern.replace("\\", ""))
 
 
 def auxiliary(arrays: Arrays, name: str) -> int:
@@ -80,7 +89,17 @@ def vgg(arrays: Arrays, first: str = "features.0.weight") -> Section:
 
 def wide_resnet(arrays: Arrays) -> Section:
   """ademxapp's Wide ResNet-38, model A1."""
-  return {"name": "wide_resnet", "variant": "a1", "multiplier": outputs(arrays, "conv1a_weight") / 64}
+  return {
+    "name": "wide_resnet",
+    "variant": "a1",
+    "multiplier": outputs(arrays, named(arrays, "(?:arg:)?conv1a_weight")) / 64,
+  }
+
+
+def ademxapp_fcn(arrays: Arrays) -> Section:
+  """ademxapp's two dilated convolutions on Wide ResNet-38."""
+  features = outputs(arrays, named(arrays, r"(?:arg:)?conv6a_weight"))
+  return {**largefov_rules.FIELDS["ademxapp"], "name": "largefov", "hidden_features": features}
 
 
 def xception(arrays: Arrays) -> Section:

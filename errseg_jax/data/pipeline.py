@@ -55,9 +55,13 @@ def step_names(source: Any, *, batch_size: int, seed: int, step: int) -> list[st
   return [names[indices[i]] for i in range(step * batch_size, (step + 1) * batch_size)]
 
 
-def bucket(height: int, width: int, multiple: int) -> tuple[int, int]:
-  """Size that an image is padded to: the next multiples."""
-  return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+def bucket(height: int, width: int, multiple: int, remainder: int) -> tuple[int, int]:
+  """Size that an image is padded to: the next multiples of `multiple`, plus `remainder`."""
+
+  def padded(size: int) -> int:
+    return -(-(size - remainder) // multiple) * multiple + remainder
+
+  return padded(height), padded(width)
 
 
 def eval_batches(
@@ -65,6 +69,7 @@ def eval_batches(
   *,
   batch_size: int,
   size_multiple: int,
+  size_remainder: int,
   pad_value: tuple[int, int, int],
   threads: int,
 ) -> Iterator[Arrays]:
@@ -79,7 +84,7 @@ def eval_batches(
   waiting: dict[tuple[int, int], list[Arrays]] = {}
   for sample in dataset.to_iter_dataset(options):
     height, width = sample["label"].shape
-    key = bucket(height, width, size_multiple)
+    key = bucket(height, width, size_multiple, size_remainder)
     rows = waiting.setdefault(key, [])
     rows.append(sample)
     if len(rows) == batch_size:

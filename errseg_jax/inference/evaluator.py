@@ -86,17 +86,21 @@ class Evaluator:
   Args:
     mesh: the devices.
     batch_size: images per batch; rounded up to a multiple of the devices.
-    size_multiple: of the padded sizes.
+    size_multiple: images are padded to multiples of it plus size_remainder.
+    size_remainder: see size_multiple.
     pad_value: RGB of padding.
     threads: that read.
   """
 
-  def __init__(self, mesh, *, batch_size: int, size_multiple: int, pad_value, threads: int):
+  def __init__(
+    self, mesh, *, batch_size: int, size_multiple: int, size_remainder: int, pad_value, threads: int
+  ):
     devices = mesh.devices.size
     self.mesh = mesh
     self.options = {
       "batch_size": -(-batch_size // devices) * devices,
       "size_multiple": size_multiple,
+      "size_remainder": size_remainder,
       "pad_value": pad_value,
       "threads": threads,
     }
@@ -141,6 +145,7 @@ def make_evaluator(config: ConfigDict, mesh: Any) -> Evaluator:
     mesh,
     batch_size=config.loader.eval_batch_size,
     size_multiple=config.loader.size_multiple,
+    size_remainder=config.segmenter.size_remainder,
     pad_value=build.pad_value(config),
     threads=config.loader.threads,
   )

@@ -71,7 +71,7 @@ class TrainedNetwork:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
       raise ValueError(f"predict needs uint8 [H, W, 3], got {image.dtype} {image.shape}")
     height, width = image.shape[:2]
-    size = bucket(height, width, self.config.loader.size_multiple)
+    size = bucket(height, width, self.config.loader.size_multiple, self.config.segmenter.size_remainder)
     padded = np.empty((1, *size, 3), np.uint8)
     padded[:] = np.array(build.pad_value(self.config), np.uint8)
     padded[0, :height, :width] = image

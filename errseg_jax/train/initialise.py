@@ -19,7 +19,7 @@ from errseg_jax.train.stages import plan
 from errseg_jax.train.state import Variables, merge, split
 from errseg_jax.train.workdir import load_config
 
-PREPROCESSING = ("mean", "std", "channels")
+PREPROCESSING = ("mean", "std", "channels", "size_remainder")
 CONVERTED = "segmenter.json"
 """Name in a converted .npz of the JSON that says which backbone and preprocessing its arrays are for."""
 HOLDS_OUT = ("train", "choose", "choose_fraction", "error_source", "holdout_fraction")

@@ -35,6 +35,7 @@ def published_name(rule, path):
   while found := re.search(r"\((?!\?)[^()]*\)", name):
     number += 1
     name = name[: found.start()] + match[f"g{number}"] + name[found.end() :]
+  name = name.replace(r"\d+", "19")  # a number that no place here depends on
   name = re.sub(r"\\(.)", r"\1", name.replace("(?:", "").replace(")", ""))
   return name if rule.path(name) == path else None
 

@@ -11,6 +11,7 @@ from errseg_jax.models.heads import (
   deeplabv3plus_rules,
   dpc_rules,
   fcn_rules,
+  largefov_rules,
   pan_rules,
   pspnet_rules,
 )
@@ -87,6 +88,10 @@ PUBLISHED = {
   "torchvision_mobilenet": ({"name": "mobilenetv2"}, None),
   "torchvision_squeezenet": ({"name": "squeezenet"}, None),
   "ademxapp_wide_resnet38": ({"name": "wide_resnet", "multiplier": 1 / 16}, None),
+  "ademxapp_fcn": (
+    {"name": "wide_resnet", "multiplier": 1 / 16},
+    {**largefov_rules.FIELDS["ademxapp"], "name": "largefov", "hidden_features": 6},
+  ),
   "keras_squeezenet": ({"name": "squeezenet"}, None),
   "keras_vgg": ({"name": "vgg"}, None),
   "keras_mobilenetv2": ({"name": "mobilenetv2", "bn_epsilon": 1e-3}, None),

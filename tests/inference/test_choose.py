@@ -77,7 +77,8 @@ class Source:
 
 
 def evaluator(batch_size=4, devices=1):
-  return Evaluator(make_mesh(devices), batch_size=batch_size, size_multiple=8, pad_value=(1, 2, 3), threads=1)
+  padding = {"size_multiple": 8, "size_remainder": 0, "pad_value": (1, 2, 3)}
+  return Evaluator(make_mesh(devices), batch_size=batch_size, threads=1, **padding)
 
 
 def choose(model, fusions=FUSIONS, calibrate=True):
