@@ -137,7 +137,7 @@ FLAG_HELP = {
   "--from": "name of the published network, as torchvision_deeplabv3; docs/convert.md lists them",
   "--weights": "its file: .pth, .pt, .safetensors, .npz or .h5",
   "--out": "the workdir to make; for a backbone alone, the .npz",
-  "--drop": "head: keep the backbone alone, for another number of classes",
+  "--drop": "head: keep the backbone alone, for another number of classes; class0: the first class, where it is void",
   "--what": "what to measure; size: parameters and multiply-adds",
   "--size": "HEIGHTxWIDTH of the image in pixels; by default 513x513",
   "--json": "print one JSON object in place of a table",

@@ -42,7 +42,7 @@ def segmenter_section() -> ConfigDict:
   config = ConfigDict()
   config.init = ""  # a workdir whose semantic network is taken as given: no semantic stage
   config.backbone = ConfigDict({"name": "resnet", "depth": 50, "output_stride": 16})
-  config.backbone_weights = ""  # .npz of ImageNet weights for the backbone
+  config.backbone_weights = ""  # .npz of ImageNet weights for the backbone, or the workdir of another run
   config.head = ConfigDict({"name": "deeplabv3plus"})
   config.mean = (123.675, 116.28, 103.53)  # RGB, 0..255
   config.std = (58.395, 57.12, 57.375)

@@ -231,7 +231,8 @@ def test_a_network_of_another_shape_is_refused_as_a_start(
 
 def test_a_network_of_another_class_count_is_refused_as_a_start(refused, config_file, trained, tmp_path):
   file = config_file(segmenter__init=str(trained), data__num_classes=4, data__class_names=tuple("abcd"))
-  refused(["train", f"--config={file}", f"--workdir={tmp_path / 'run'}"], "does not fit", "classifier")
+  words = ("does not fit", "classifier", f"--config.segmenter.backbone_weights={trained}")
+  refused(["train", f"--config={file}", f"--workdir={tmp_path / 'run'}"], *words)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "report", "predict"])

@@ -22,14 +22,17 @@ from errseg_jax.config import default_config
 from errseg_jax.convert.engine import convert, describe
 from errseg_jax.convert.formats import Arrays, read_arrays
 from errseg_jax.convert.networks import NETWORKS, Network
-from errseg_jax.convert.sections import named
+from errseg_jax.convert.sections import named, outputs
 from errseg_jax.errors import UserError
 from errseg_jax.models.rules import Rule, prefixed
+from errseg_jax.train.backbone_weights import ABOUT, public_name
 from errseg_jax.train.checkpoints import StageCheckpoints
-from errseg_jax.train.initialise import CONVERTED, PREPROCESSING, public_name
+from errseg_jax.train.given import PREPROCESSING
 from errseg_jax.train.workdir import claim
 
 SIZE = 64  # pixels; any size gives the same variables
+DROPS = ("", "head", "class0")
+"""What may be left out: nothing; the head, so that the backbone alone is kept; the classifier's first class."""
 
 
 def run(name: str, weights: pathlib.Path, out: pathlib.Path, drop: str) -> str:
@@ -39,7 +42,7 @@ def run(name: str, weights: pathlib.Path, out: pathlib.Path, drop: str) -> str:
     name: a key of NETWORKS.
     weights: the published file.
     out: a workdir to make; for a backbone alone, an .npz.
-    drop: "head" to keep the backbone alone, or "".
+    drop: a key of DROPS.
 
   Returns:
     One line that says what was written.
@@ -48,13 +51,15 @@ def run(name: str, weights: pathlib.Path, out: pathlib.Path, drop: str) -> str:
     UserError: an unknown name, a file that is damaged or not of that network, or an `out` that exists.
   """
   network = NETWORKS[build.known(name, NETWORKS, "--from")]
-  build.known(drop, ("", "head"), "--drop")
-  whole = network.head is not None and not drop
+  build.known(drop, DROPS, "--drop")
+  whole = network.head is not None and drop != "head"
   check_out(out, whole)
   arrays = read_arrays(weights)
   try:
     config = resolved_config(network, arrays, whole)
     variables = converted_variables(network, arrays, config, str(weights), whole)
+    if drop == "class0":
+      without_first_class(config, variables)
   except UserError as error:
     raise UserError(f"{error}; {likely(name, arrays)}") from None
   except KeyError as error:
@@ -71,7 +76,11 @@ def check_out(out: pathlib.Path, whole: bool) -> None:
   Raises:
     UserError: see above.
   """
-  if out.exists():
+  try:
+    exists = out.exists()
+  except OSError as error:
+    raise UserError(f"--out={out} cannot be made ({error.strerror}); name another") from None
+  if exists:
     raise UserError(f"--out={out} exists: name another, or remove it")
   if whole == (out.suffix == ".npz"):
     kind = (
@@ -106,8 +115,31 @@ def resolved_config(network: Network, arrays: Arrays, whole: bool) -> ConfigDict
 
 
 def num_classes(network: Network, arrays: Arrays) -> int:
-  """C, from the classifier's bias."""
-  return len(arrays[named(arrays, network.classifier)])
+  """C, from the classifier's bias.
+
+  Raises:
+    UserError: one class, for which a network has a sigmoid.
+  """
+  count = outputs(arrays, named(arrays, network.classifier))
+  if count == 1:
+    raise UserError("it has one class and a sigmoid; only networks of two classes or more are converted")
+  return count
+
+
+def without_first_class(config: ConfigDict, variables: dict[str, Any]) -> None:
+  """Takes the first class, which stands for what is not labelled, out of the classifiers.
+
+  Raises:
+    UserError: there is no head, or too few classes.
+  """
+  if "head" not in variables["params"] or config.data.num_classes < 3:
+    raise UserError("--drop=class0 needs a network with its head and three classes or more")
+  flat = traverse_util.flatten_dict(variables["params"]["head"], sep="/")
+  for path, array in flat.items():
+    if f"/{path}".rpartition("/conv/")[0].endswith("/classifier"):
+      flat[path] = array[..., 1:]
+  variables["params"]["head"] = traverse_util.unflatten_dict(flat, sep="/")
+  config.data.num_classes -= 1
 
 
 def rules_of(network: Network, config: ConfigDict) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
@@ -138,7 +170,7 @@ def shapes(config: ConfigDict, classes: int) -> dict[str, Any]:
     config: with a segmenter section.
     classes: C; 0 for the backbone alone.
   """
-  segmenter = build.segmenter(config, max(classes, 2))
+  segmenter = build.segmenter(config, classes or 2)
   key, image = jax.random.key(0), jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
   if classes:
     return dict(jax.eval_shape(segmenter.init, key, image))
@@ -190,7 +222,7 @@ def write_backbone(out: pathlib.Path, config: ConfigDict, variables: dict[str, A
   flat = traverse_util.flatten_dict({kind: tree["backbone"] for kind, tree in variables.items()}, sep="/")
   arrays = {public_name(path): array for path, array in flat.items()}
   with made_whole(out) as path:
-    np.savez(path, allow_pickle=False, **arrays, **{CONVERTED: np.array(about)})
+    np.savez(path, allow_pickle=False, **arrays, **{ABOUT: np.array(about)})
 
 
 @contextlib.contextmanager

@@ -35,7 +35,8 @@ def convert(
     The same tree with numpy arrays of its shapes and types.
 
   Raises:
-    UserError: an array of ours got none or two, one of theirs has no place, or a shape differs; lists them.
+    UserError: an array of ours got none or two, one of theirs has no place, a shape differs, or a number is not
+      finite; lists them.
   """
   wanted = traverse_util.flatten_dict(dict(variables), sep="/")
   found: dict[str, np.ndarray] = {}
@@ -50,7 +51,13 @@ def convert(
     found[path] = _lay_out(array, layout)
     if found[path].shape != wanted[path].shape:
       wrong.append(f"{name} {list(found[path].shape)}, not {list(wanted[path].shape)}")
-  problems = {"missing": sorted(wanted.keys() - found), "extra": sorted(extra), "other shape": wrong}
+  broken = [path for path, array in found.items() if not np.isfinite(array).all()]
+  problems = {
+    "missing": sorted(wanted.keys() - found),
+    "extra": sorted(extra),
+    "other shape": wrong,
+    "NaN or infinite": sorted(broken),
+  }
   if any(problems.values()):
     lists = "; ".join(f"{kind}: {_capped(names)}" for kind, names in problems.items() if names)
     raise UserError(f"{source} is not this network. {lists}. The file holds {describe(arrays)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import pickle
 import zipfile
@@ -16,6 +17,8 @@ Arrays = dict[str, np.ndarray]
 
 NESTED = ("state_dict", "model_state_dict", "model_state", "model")
 """Keys under which training programs keep the weights beside their optimizer."""
+MALFORMED = (EOFError, KeyError, IndexError, TypeError, AttributeError)
+"""What readers raise on files that begin well and go on wrongly."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What wrappers (data parallel, compiled, Lightning) put before every name."""
 DUMP = (".index", ".meta", ".ckpt", ".pb", ".params", ".data-00000-of-00001")
@@ -26,7 +29,7 @@ def read_arrays(path: pathlib.Path) -> Arrays:
   """Every array of a file of weights, by its published name.
 
   Args:
-    path: `.pth` or `.pt` (PyTorch), `.safetensors`, `.npz`, or `.h5` (Keras).
+    path: `.pth`, `.pt`, `.pth.tar` or Lightning's `.ckpt` (PyTorch), `.safetensors`, `.npz`, or `.h5` (Keras).
 
   Returns:
     {name: array}; a nesting such as {"state_dict": ...} is unwrapped, and a prefix that a wrapper put before
@@ -36,8 +39,12 @@ def read_arrays(path: pathlib.Path) -> Arrays:
     UserError: no such file, an unknown format, a damaged file, or one that holds pickled objects.
   """
   path = pathlib.Path(path)
-  if not path.is_file():
+  if not is_file(path):
     raise UserError(f"--weights={path} does not exist or is no file")
+  if not os.access(path, os.R_OK):
+    raise UserError(f"--weights={path} may not be read: give yourself the right to, or copy it")
+  if path.suffix == ".ckpt" and zipfile.is_zipfile(path):  # Lightning's; TensorFlow's is no zip
+    return read_torch(path)
   if path.suffix not in READERS:
     if path.suffix in DUMP:
       raise UserError(
@@ -48,6 +55,14 @@ def read_arrays(path: pathlib.Path) -> Arrays:
   if not arrays:
     raise UserError(f"{path} holds no arrays")
   return arrays
+
+
+def is_file(path: pathlib.Path) -> bool:
+  """Whether there is a file; False too where the folder may not be looked into."""
+  try:
+    return path.is_file()
+  except OSError:
+    return False
 
 
 def _damaged(path: pathlib.Path, kind: str) -> UserError:
@@ -73,11 +88,14 @@ def read_torch(path: pathlib.Path) -> Arrays:
       f"{path} holds pickled objects, which are never run: where it was made, save its tensors alone, "
       "torch.save(model.state_dict(), FILE)"
     ) from None
-  except (RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile, KeyError):
+  except (RuntimeError, OSError, ValueError, zipfile.BadZipFile, *MALFORMED):
     raise _damaged(path, "PyTorch file") from None
   tensors = unwrap(path, content, torch.Tensor)
-  wide = {torch.bfloat16, torch.float16}
-  return {k: (v.float() if v.dtype in wide else v).detach().cpu().numpy() for k, v in tensors.items()}
+  strange = [k for k, v in tensors.items() if v.layout != torch.strided or v.is_quantized]
+  if strange:
+    raise UserError(f"{path}: {strange[0]} is sparse or quantised: save the network's float weights")
+  wide = (v.float() if v.is_floating_point() else v for v in tensors.values())
+  return {k: v.detach().cpu().numpy() for k, v in zip(tensors, wide, strict=True)}
 
 
 def unwrap(path: pathlib.Path, content: Any, kind: type) -> dict[str, Any]:
@@ -87,7 +105,7 @@ def unwrap(path: pathlib.Path, content: Any, kind: type) -> dict[str, Any]:
     UserError: there is none.
   """
   while isinstance(content, Mapping):
-    if content and all(isinstance(v, kind) for v in content.values()):
+    if content and all(isinstance(k, str) and isinstance(v, kind) for k, v in content.items()):
       return without_prefixes(dict(content))
     inner = [k for k in NESTED if isinstance(content.get(k), Mapping)]
     if not inner:
@@ -98,10 +116,9 @@ def unwrap(path: pathlib.Path, content: Any, kind: type) -> dict[str, Any]:
 
 
 def without_prefixes(arrays: dict[str, Any]) -> dict[str, Any]:
-  """The same arrays; a prefix that all names have is gone."""
-  for prefix in PREFIXES:
-    if all(name.startswith(prefix) for name in arrays):
-      arrays = {name.removeprefix(prefix): value for name, value in arrays.items()}
+  """The same arrays; prefixes that all names have are gone, one inside the other."""
+  while arrays and (shared := [p for p in PREFIXES if all(name.startswith(p) for name in arrays)]):
+    arrays = {name.removeprefix(shared[0]): value for name, value in arrays.items()}
   return arrays
 
 
@@ -126,7 +143,7 @@ def read_npz(path: pathlib.Path) -> Arrays:
   try:
     with np.load(path, allow_pickle=False) as file:
       return without_prefixes({name: file[name] for name in file.files})
-  except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+  except (ValueError, OSError, zipfile.BadZipFile, *MALFORMED) as error:
     if "allow_pickle" in str(error):
       raise UserError(f"{path} holds pickled objects, which are never run: save plain arrays") from None
     raise _damaged(path, ".npz file") from None
@@ -167,6 +184,7 @@ def _kind(weight: str) -> str:
 READERS: dict[str, Callable[[pathlib.Path], Arrays]] = {
   ".pth": read_torch,
   ".pt": read_torch,
+  ".tar": read_torch,  # "NAME.pth.tar" is no tar
   ".safetensors": read_safetensors,
   ".npz": read_npz,
   ".h5": read_keras,

@@ -75,13 +75,17 @@ class Network:
 
 
 def _mmseg_rules(section: Section) -> tuple[Rule, ...]:
-  return (resnet_rules.mmseg if section["stem"] == "mmseg" else resnet_rules.torchvision)("backbone.")
+  if section["stem"] == "plain":
+    return resnet_rules.torchvision("backbone.")
+  return resnet_rules.mmseg("backbone.", section.get("average_shortcut", False))
 
 
 def _smp_rules(section: Section) -> tuple[Rule, ...]:
   rules = mobilenetv2_rules if section["name"] == "mobilenetv2" else resnet_rules
   return rules.torchvision("encoder.")
 
+
+TF_IGNORED = ("global_step", r"beta\d_power", ".*/(Momentum|RMSProp(_1)?|Adam(_1)?|ExponentialMovingAverage)")
 
 # The first entries describe a library, `head` and `head_rules` one of its networks.
 _torchvision = partial(
@@ -102,7 +106,7 @@ _tf = partial(
   backbone=sections.xception,
   backbone_rules=lambda section: xception_rules.tf(f"xception_{section['depth']}/"),
   classifier="logits/semantic/biases",
-  ignore=("global_step", ".*/Momentum", ".*/ExponentialMovingAverage"),
+  ignore=TF_IGNORED,
   preprocessing=dataclasses.replace(HALVES, size_remainder=1),
 )
 
@@ -152,6 +156,12 @@ NETWORKS: dict[str, Network] = {
     head=sections.tf_deeplabv3,
     head_rules=deeplabv3_rules.tf(),
   ),
+  "tf_xception": Network(
+    backbone=sections.xception,
+    backbone_rules=lambda section: xception_rules.tf(f"xception_{section['depth']}/"),
+    ignore=(*TF_IGNORED, r"xception_\d+/logits/(weights|biases)"),
+    preprocessing=dataclasses.replace(HALVES, size_remainder=1),
+  ),
   "torchvision_resnet": Network(
     backbone=sections.resnet,
     backbone_rules=lambda section: resnet_rules.torchvision(),
@@ -200,6 +210,7 @@ NETWORKS: dict[str, Network] = {
     backbone=partial(sections.mobilenetv2, first="Conv1/kernel", bn_epsilon=1e-3),
     backbone_rules=lambda section: mobilenetv2_rules.keras(),
     ignore=(r"(Logits|predictions)/.*",),
-    preprocessing=HALVES,
+    # Keras pads even sizes on one side only, odd ones as is done here.
+    preprocessing=dataclasses.replace(HALVES, size_remainder=1),
   ),
 }

@@ -26,6 +26,8 @@ Section = dict[str, Any]
 
 def outputs(arrays: Arrays, name: str, axis: int = 0) -> int:
   """Channels that a layer gives; those of PyTorch are on axis 0, those of TensorFlow on the last."""
+  if not arrays[name].ndim:
+    raise KeyError(name)
   return arrays[name].shape[axis]
 
 
@@ -56,9 +58,11 @@ def resnet(arrays: Arrays, prefix: str = "", **fields: Any) -> Section:
 
 
 def mmseg_resnet(arrays: Arrays) -> Section:
-  """mmsegmentation's ResNet at output stride 8, V1 or V1c by its stem."""
-  stem = "mmseg" if "backbone.stem.0.weight" in arrays else "plain"
-  return resnet(arrays, "backbone.", stem=stem, output_stride=8, dilate_conv2=False)
+  """mmsegmentation's ResNet at output stride 8: V1, V1c by its stem, V1d by its shortcuts."""
+  fields: Section = {"stem": "mmseg" if "backbone.stem.0.weight" in arrays else "plain"}
+  if "backbone.layer1.0.downsample.2.weight" in arrays:
+    fields["average_shortcut"] = True
+  return resnet(arrays, "backbone.", **fields, output_stride=8, dilate_conv2=False)
 
 
 def mobilenetv2(arrays: Arrays, first: str = "features.0.0.weight", **fields: Any) -> Section:

@@ -27,7 +27,6 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
   "copy": lambda array: array,
   "conv": _transpose(2, 3, 1, 0),  # OIHW -> HWIO
   "depthwise": _transpose(2, 3, 1, 0),  # O1HW -> HW1O
-  "dense": _transpose(1, 0),  # OI -> IO
   "dense_conv": _dense_to_conv(1),  # OI -> 11IO
   "dense_conv7": _dense_to_conv(7),  # O(I77) -> 77IO, as VGG's first dense layer
   "tf_depthwise": _transpose(0, 1, 3, 2),  # HWC1 -> HW1C

@@ -12,7 +12,7 @@ from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.network import TrainedNetwork
 from errseg_jax.train.checkpoints import StageCheckpoints
-from errseg_jax.train.initialise import abstract_variables, segmenter_of
+from errseg_jax.train.given import abstract_variables, segmenter_of
 from errseg_jax.train.stages import Stage, plan
 from errseg_jax.train.state import Variables, merge, split
 from errseg_jax.train.workdir import load_config

@@ -21,6 +21,7 @@ from errseg_jax.inference.evaluator import make_evaluator
 from errseg_jax.inference.statistics import make_counter
 from errseg_jax.metrics.errors import error_scores
 from errseg_jax.models.fusion import FUSIONS
+from errseg_jax.models.heads.dpc_cells import cell_text
 from errseg_jax.sharding import make_mesh, replicate
 from errseg_jax.train.checkpoints import StageCheckpoints
 from errseg_jax.train.initialise import initial_variables
@@ -33,6 +34,15 @@ from errseg_jax.train.workdir import claim
 from errseg_jax.train.writers import MetricWriter, cut_metrics
 
 log = logging.getLogger("errseg")
+
+
+def keep_files(config: ConfigDict) -> None:
+  """Makes a config independent of the folder it is read from: files by their whole path, or read into it."""
+  for key in ("init", "backbone_weights"):
+    if config.segmenter[key]:
+      config.segmenter[key] = str(pathlib.Path(config.segmenter[key]).resolve())
+  if config.segmenter.head.get("cell"):
+    config.segmenter.head.cell = cell_text(config.segmenter.head.cell)
 
 
 class Trainer:
@@ -62,8 +72,7 @@ class Trainer:
     self.transform = build.transform(config)
     classes = self.dataset.info.num_classes
     self.config = config = build.with_class_weights(config, self.sources, classes)
-    if config.segmenter.init:  # config.json is read from other folders too
-      config.segmenter.init = str(pathlib.Path(config.segmenter.init).resolve())
+    keep_files(config)
     self.model = build.model(config, classes)
     self.losses = {stage.name: build.loss(config, stage.name) for stage in self.stages}
     build.thresholds(config)

@@ -15,7 +15,6 @@ BACK = {
   "copy": lambda a: a,
   "conv": lambda a: a.transpose(3, 2, 0, 1),
   "depthwise": lambda a: a.transpose(3, 2, 0, 1),
-  "dense": lambda a: a.transpose(1, 0),
   "dense_conv": lambda a: a.transpose(3, 2, 0, 1).reshape(a.shape[3], -1),
   "dense_conv7": lambda a: a.transpose(3, 2, 0, 1).reshape(a.shape[3], -1),
   "tf_depthwise": lambda a: a.transpose(0, 1, 3, 2),

@@ -9,7 +9,9 @@ import pytest
 from errseg_jax import build, cli
 from errseg_jax.cli import main
 from errseg_jax.errors import UserError
-from errseg_jax.train.initialise import initial_variables, load_backbone, segmenter_of
+from errseg_jax.train.backbone_weights import load_backbone
+from errseg_jax.train.given import segmenter_of
+from errseg_jax.train.initialise import initial_variables
 from errseg_jax.train.workdir import load_config
 
 RESNET = {"name": "resnet", "depth": 10, "width": 8}
@@ -139,6 +141,19 @@ def test_a_head_is_dropped_for_another_class_count(tmp_path, fcn_file, refused):
     assert not [name for name in arrays.files if "head" in name or "classifier" in name]
 
 
+def test_the_first_class_is_dropped_where_it_is_void(tmp_path, fcn_file, backbone_file, refused):
+  file, ours = fcn_file
+  out = tmp_path / "run"
+  assert main(["convert", *flags("torchvision_fcn", file, out, "--drop=class0")]) == 0
+  assert load_config(out).data.num_classes == 4
+  like = {kind: {"segmenter": tree} for kind, tree in ours.items()}
+  head = like["params"]["segmenter"]["head"]
+  head["classifier"]["conv"] = {k: v[..., 1:] for k, v in head["classifier"]["conv"].items()}
+  jax.tree.map(np.testing.assert_array_equal, segmenter_of(out, like), like)
+  backbone = flags("torchvision_resnet", backbone_file[0], tmp_path / "a.npz", "--drop=class0")
+  refused(backbone, "needs a network with its head")
+
+
 def test_another_network_is_named(tmp_path, fcn_file, refused):
   file, _ = fcn_file
   for name in ("smp_deeplabv3plus", "torchvision_deeplabv3", "tf_dpc_xception"):
@@ -152,6 +167,10 @@ def damage(arrays, how):
     arrays["attention.weight"] = np.zeros(3)
   elif how == "shape":
     arrays["layer3.0.conv1.weight"] = np.zeros((32, 16, 5, 5))
+  elif how == "not finite":
+    arrays["layer3.0.conv1.weight"][0, 0, 0, 0] = np.nan
+  elif how == "a number":
+    arrays["layer1.0.conv1.weight"] = np.zeros(())
   elif how == "another network":
     arrays.clear()
     arrays["blocks.0.attn.qkv.weight"] = np.zeros((12, 4))
@@ -164,6 +183,8 @@ def damage(arrays, how):
     ("missing", ("missing: 1 (params/backbone/layer3_0/conv1", "cut short, or of another variant")),
     ("extra", ("extra: 1 (attention.weight)",)),
     ("shape", ("layer3.0.conv1.weight [5, 5, 16, 32], not [3, 3, 16, 32]",)),
+    ("not finite", ("NaN or infinite: 1 (params/backbone/layer3_0/conv1/conv/kernel)",)),
+    ("a number", ("it has no 'layer1.0.conv1.weight'",)),
     ("another network", ("blocks.0.attn.qkv.weight [12, 4]", "no known network")),
   ],
 )
@@ -172,3 +193,11 @@ def test_a_file_that_does_not_fit_is_one_line_and_leaves_nothing(tmp_path, refus
   np.savez(tmp_path / "w.npz", **damage(arrays, how))
   refused(flags("torchvision_resnet", tmp_path / "w.npz", tmp_path / "out.npz"), "w.npz", *words)
   assert [p.name for p in tmp_path.iterdir()] == ["w.npz"]
+
+
+def test_one_class_and_a_sigmoid_are_no_network_of_ours(tmp_path, refused, published):
+  backbone, head = {**RESNET, "output_stride": 8}, {"name": "fcn", "features": 6}
+  arrays, _, _ = published("torchvision_fcn", backbone, head, 2)
+  arrays |= {name: arrays[name][:1] for name in ("classifier.4.weight", "classifier.4.bias")}
+  np.savez(tmp_path / "w.npz", **arrays)
+  refused(flags("torchvision_fcn", tmp_path / "w.npz", tmp_path / "out"), "one class and a sigmoid")

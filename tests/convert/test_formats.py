@@ -70,6 +70,14 @@ def test_a_wrapper_s_prefix_goes_where_every_name_has_it(tmp_path, suffix):
   same(read_arrays(tmp_path / f"one{suffix}"), one)
 
 
+def test_wrappers_inside_one_another_and_files_by_other_names(tmp_path):
+  write_npz(tmp_path / "w.npz", {f"model._orig_mod.module.{name}": array for name, array in ARRAYS.items()})
+  same(read_arrays(tmp_path / "w.npz"))
+  for name in ("epoch=3.ckpt", "best.pth.tar"):
+    write_torch(tmp_path / name, ARRAYS)
+    same(read_arrays(tmp_path / name))
+
+
 @pytest.mark.parametrize("suffix", [*WRITERS, ".h5"])
 def test_a_damaged_file_is_one_line(tmp_path, suffix):
   writer = write_keras if suffix == ".h5" else WRITERS[suffix]
@@ -83,6 +91,17 @@ def test_a_damaged_file_is_one_line(tmp_path, suffix):
   refused(path, "another format")
   path.write_bytes(b"")
   refused(path, "truncated")
+
+
+def test_torch_files_that_end_too_soon_or_hold_other_things(tmp_path):
+  torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+  for content in (b"\x80", b"\x80\x02abc"):
+    (tmp_path / "w.pth").write_bytes(content)
+    refused(tmp_path / "w.pth", "truncated")
+  torch.save({"a": torch.eye(3).to_sparse()}, tmp_path / "w.pth")
+  refused(tmp_path / "w.pth", "sparse")
+  torch.save({0: torch.eye(3)}, tmp_path / "w.pth")
+  refused(tmp_path / "w.pth", "state_dict()")
 
 
 def test_an_unknown_or_undumped_file_says_what_to_do(tmp_path):

@@ -62,7 +62,7 @@ PUBLISHED = {
     {**fcn_rules.FIELDS["mmseg"], "name": "fcn", "features": 6, "auxiliary_features": 0},
   ),
   "mmseg_deeplabv3plus": (
-    MMSEG,
+    {**MMSEG, "average_shortcut": True},
     {
       **deeplabv3plus_rules.FIELDS["mmseg"],
       "name": "deeplabv3plus",
@@ -83,6 +83,7 @@ PUBLISHED = {
     {"name": "mobilenetv2", "bn_epsilon": 1e-3, "last_features": 0},
     {"name": "deeplabv3", **deeplabv3_rules.FIELDS["tf_mobilenetv2"], "features": 6},
   ),
+  "tf_xception": ({**XCEPTION, "depth": 41}, None),
   "torchvision_resnet": (RESNET, None),
   "torchvision_vgg": ({"name": "vgg", "batch_norm": True}, None),
   "torchvision_mobilenet": ({"name": "mobilenetv2"}, None),

@@ -208,21 +208,3 @@ def test_mxnet_wide_resnet(marked):
       dump[f"{arg}res{branch}_weight"] = array(outputs, inputs, kernel, kernel)
   got = load(WideResNet("a1"), wide_resnet_rules.mxnet(), dump)
   assert len(jax.tree.leaves(got)) == len(dump)
-
-
-@pytest.mark.parametrize("inner", ["", ".0"])
-def test_torch_wide_resnet_a2(inner):
-  def norm(name, channels):
-    kinds = ("weight", "bias", "running_mean", "running_var")
-    return {f"module.{name}{inner}.{kind}": array(channels) for kind in kinds}
-
-  dump = {"module.mod1.conv1.weight": array(64, 3, 3, 3), **norm("bn_out", 4096)}
-  for level, index, convs in wide_blocks():
-    block = f"mod{level}.block{index + 1}"
-    if index == 0:
-      dump[f"module.{block}.proj_conv.weight"] = array(convs[-1][1], convs[0][0], 1, 1)
-    for i, (inputs, outputs, kernel) in enumerate(convs, start=1):
-      dump |= norm(f"{block}.convs.bn{i}" if i > 1 else f"{block}.bn1", inputs)
-      dump[f"module.{block}.convs.conv{i}.weight"] = array(outputs, inputs, kernel, kernel)
-  got = load(WideResNet("a2"), wide_resnet_rules.torch_a2("module."), dump)
-  assert len(jax.tree.leaves(got)) == len(dump)

@@ -119,6 +119,36 @@ def test_xception_has_the_published_sizes(depth, size, decoder, last):
   assert out.final.shape[1:] == (*(last if isinstance(last, tuple) else (last,) * 2), 2048)
 
 
+def receptive_field(backbone, size):
+  """Pixels across that one value of the last map sees: 1 + sum of (kernel - 1) * dilation * stride so far."""
+  field = [1]
+
+  def record(call, args, kwargs, context):
+    module = context.module
+    if isinstance(module, Conv | DepthwiseConv) and context.method_name == "__call__":
+      stride = round(size / args[0].shape[1])
+      field[0] += (module.kernel_size - 1) * module.dilation * stride
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(record):
+    shapes(backbone, (size, size))
+  return field[0]
+
+
+@pytest.mark.parametrize(
+  ("depth", "output_stride", "want"),
+  [
+    # Both convolutions of the stem see 7 pixels; then 3 modules in steps of 2, 4, 8, the middle flow's 16 in steps
+    # of 16, the exit flow's 2, whose last is dilated by 2 where the map keeps its size.
+    (65, 16, 7 + 6 * (2 + 4 + 8) + 6 * 16 * 16 + 6 * (16 + 32)),
+    (65, 8, 7 + 6 * (2 + 4 + 8) + 6 * 16 * 16 + 6 * (16 + 32)),
+    (71, 16, 7 + 6 * (2 + 4 + 4 + 8 + 8) + 6 * 16 * 16 + 6 * (16 + 32)),
+  ],
+)
+def test_xception_sees_what_its_layer_table_says(depth, output_stride, want):
+  assert receptive_field(Xception(depth, 0.05, output_stride), 1025) == want
+
+
 def dilations(backbone):
   """{block: dilations of its 3x3 convolutions} of a backbone."""
   found: dict[str, set[int]] = {}

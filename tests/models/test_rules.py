@@ -10,7 +10,6 @@ from errseg_jax.models import rules
     ("copy", (5,), (5,)),
     ("conv", (8, 4, 3, 2), (3, 2, 4, 8)),
     ("depthwise", (8, 1, 3, 2), (3, 2, 1, 8)),
-    ("dense", (8, 4), (4, 8)),
     ("dense_conv", (8, 4), (1, 1, 4, 8)),
     ("dense_conv7", (8, 4 * 49), (7, 7, 4, 8)),
     ("tf_depthwise", (3, 2, 8, 1), (3, 2, 1, 8)),

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from errseg_jax.build import with_defaults
+from errseg_jax.models.heads.dpc_cells import read_cell
 from errseg_jax.train.initialise import initial_variables
 from errseg_jax.train.state import split
 from errseg_jax.train.trainer import Trainer
@@ -40,3 +41,12 @@ def test_a_given_network_is_found_from_any_folder(trained, tiny_config, tmp_path
   monkeypatch.chdir(trained.parent)
   config = tiny_config(segmenter__init=trained.name)
   assert Trainer(with_defaults(config), tmp_path).config.segmenter.init == str(trained)
+
+
+def test_a_cell_s_file_is_read_into_the_config(tiny_config, tmp_path):
+  cell = '[{"op": "conv", "kernel": 1, "input": -1}]'
+  (tmp_path / "cell.json").write_text(cell)
+  head = {"name": "dpc", "features": 8, "low_features": 4, "cell": str(tmp_path / "cell.json")}
+  trainer = Trainer(with_defaults(tiny_config(segmenter__head=head)), tmp_path / "run")
+  assert trainer.config.segmenter.head.cell == cell
+  assert len(read_cell(cell)) == 1

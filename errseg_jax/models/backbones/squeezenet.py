@@ -34,8 +34,9 @@ class Fire(nn.Module):
 class SqueezeNet(nn.Module):
   """SqueezeNet 1.1 without its classifier; no batch normalisation, so a small batch does no harm.
 
-  The published network pads nothing; here conv1 and the pools pad on the far side ("SAME"), which leaves
-  every inner value as it was and makes each map exactly ceil(n / stride).
+  The published network pads nothing; here conv1 and the pools pad ("SAME") so that each map is exactly
+  ceil(n / stride). At even sizes, as multiples of 16 are throughout, the padding is on the far side and every inner
+  value is the published one; at odd sizes it is on both sides and shifts the grid by a pixel.
 
   Attributes:
     output_stride: 8 or 16; at 8 the last pool keeps its size and fire6 to fire9 are dilated.

@@ -5,8 +5,7 @@ from __future__ import annotations
 from errseg_jax.models.backbones.vgg import STAGES
 from errseg_jax.models.rules import Rule, prefixed, torch_bn, torch_conv
 
-# The classifier of a network trained on ImageNet: its last layer, and the two before, of which "full" has a place.
-LAST = (r"classifier\.6\.(weight|bias)",)
+# The classifier of a network trained on ImageNet.
 CLASSIFIER = (r"classifier\.\d\.(weight|bias)",)
 NAMES = tuple(
   f"conv{stage}_{i}" for stage, (_, count) in enumerate(STAGES, start=1) for i in range(1, count + 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from errseg_jax.models.backbones.wide_resnet import LEVELS
-from errseg_jax.models.rules import Rule, prefixed, torch_bn, torch_conv
+from errseg_jax.models.rules import Rule
 
 
 def _mxnet_bn(published: str, ours: str) -> tuple[Rule, ...]:
@@ -31,20 +31,3 @@ def mxnet() -> tuple[Rule, ...]:
         rules.append(_mxnet_conv(f"res{branch}", f"{ours}/conv{n + 1}"))
         rules += _mxnet_bn(f"bn{branch}", f"{ours}/bn{n + 1}")
   return tuple(rules)
-
-
-def torch_a2(prefix: str = "") -> tuple[Rule, ...]:
-  """A2 in PyTorch with plain batch normalisation and ReLU, alone or as the first of a sequence ("bn1.0.weight").
-
-  InPlace-ABN's own weights are of another activation (leaky ReLU): they have the same names, not the same meaning.
-  """
-  rules = [*torch_conv(r"mod1\.conv1", "conv1"), *torch_bn(r"bn_out(?:\.0)?", "bn")]
-  for level, (count, channels, _) in enumerate(LEVELS, start=2):
-    for i in range(count):
-      block, ours = rf"mod{level}\.block{i + 1}", f"level{level}_{i}"
-      rules += torch_conv(rf"{block}\.proj_conv", f"{ours}/shortcut")
-      for n in range(1, len(channels) + 1):
-        inner = rf"{block}\.convs\.bn{n}" if n > 1 else rf"{block}\.bn1"
-        rules += torch_conv(rf"{block}\.convs\.conv{n}", f"{ours}/conv{n}")
-        rules += torch_bn(rf"{inner}(?:\.0)?", f"{ours}/bn{n}")
-  return prefixed(rules, prefix)

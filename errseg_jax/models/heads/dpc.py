@@ -19,7 +19,7 @@ class DPC(PlusDecoder):
   Dropout stands before the projection. Published weights need `align_corners`.
 
   Attributes:
-    cell: a JSON file with a cell (`dpc_cells.read_cell`); "" = the published one.
+    cell: a JSON file with a cell, or its text (`dpc_cells.read_cell`); "" = the published one.
   """
 
   cell: str = ""

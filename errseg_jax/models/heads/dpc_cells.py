@@ -68,17 +68,36 @@ def parse_branch(entry: Any, index: int, where: str) -> Branch:
   return Branch(source, "conv", kernel[0], positive_pair(entry.get("rate", 1), f"{where}.rate"))
 
 
+def cell_text(cell: str) -> str:
+  """The JSON of a cell that is given by its text or its file.
+
+  Raises:
+    UserError: the file cannot be read.
+  """
+  if cell.lstrip().startswith("["):
+    return cell
+  try:
+    return pathlib.Path(cell).read_text()
+  except (OSError, ValueError) as error:
+    raise UserError(f"cannot read the dense prediction cell {cell}: {error}; give a JSON file") from error
+
+
 @functools.cache
-def read_cell(path: str) -> tuple[Branch, ...]:
-  """A cell from a JSON file: the list of objects of the published `dense_prediction_cell_*.json`.
+def read_cell(cell: str) -> tuple[Branch, ...]:
+  """A cell from JSON: the list of objects of the published `dense_prediction_cell_*.json`.
+
+  Args:
+    cell: the file, or the text itself.
 
   Raises:
     UserError: the file is not there, is no JSON, or describes no cell; says which branch and key.
   """
+  text = cell_text(cell)
+  where = "of the config" if text == cell else cell
   try:
-    entries = json.loads(pathlib.Path(path).read_text())
-  except (OSError, ValueError) as error:
-    raise UserError(f"cannot read the dense prediction cell {path}: {error}; give a JSON file") from error
+    entries = json.loads(text)
+  except ValueError as error:
+    raise UserError(f"the dense prediction cell {where} is no JSON: {error}") from error
   if not isinstance(entries, list) or not entries:
-    raise UserError(f"the dense prediction cell {path} must be a JSON list with one object for each branch")
-  return tuple(parse_branch(entry, i, f"{path}: branch {i}") for i, entry in enumerate(entries))
+    raise UserError(f"the dense prediction cell {where} must be a JSON list with one object for each branch")
+  return tuple(parse_branch(entry, i, f"{where}: branch {i}") for i, entry in enumerate(entries))

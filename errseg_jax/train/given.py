@@ -1,0 +1,86 @@
+"""The semantic networks of other runs."""
+
+from __future__ import annotations
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from errseg_jax import build
+from errseg_jax.errors import UserError
+from errseg_jax.models.error_aware import ErrorAware
+from errseg_jax.train.checkpoints import StageCheckpoints
+from errseg_jax.train.stages import plan
+from errseg_jax.train.state import Variables, split
+from errseg_jax.train.workdir import load_config
+
+PREPROCESSING = ("mean", "std", "channels", "size_remainder")
+HOLDS_OUT = ("train", "choose", "choose_fraction", "error_source", "holdout_fraction")
+IMAGE = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)  # any size gives the same variables
+
+
+def abstract_variables(model: ErrorAware) -> Variables:
+  """Shapes and types of all groups, to restore into."""
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGE)
+  return {
+    "batch_stats": {},
+    **jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes),
+  }
+
+
+def check_given(config: ConfigDict) -> None:
+  """A given network must see its images as it was trained to, and none that it was trained on as unseen.
+
+  Raises:
+    UserError: preprocessing differs from that of the other run, or the images that are held out do.
+  """
+  given = load_config(pathlib.Path(config.segmenter.init))
+  pairs = [(f"segmenter.{key}", given.segmenter[key], config.segmenter[key]) for key in PREPROCESSING]
+  if given.data == config.data and not config.splits.choose:
+    pairs += [(f"splits.{key}", given.splits[key], config.splits[key]) for key in HOLDS_OUT]
+  for key, there, here in pairs:
+    if there != here:
+      raise UserError(
+        f"segmenter.init={config.segmenter.init} was trained with {key}={there!r}, this config has {here!r}: "
+        "set the same"
+      )
+
+
+def segmenter_of(workdir: pathlib.Path, like: Variables) -> Variables:
+  """The semantic network of another run.
+
+  Raises:
+    UserError: no run, not trained, or another architecture or class count.
+  """
+  config = load_config(workdir)
+  if config.segmenter.init:
+    return segmenter_of(pathlib.Path(config.segmenter.init), like)
+  stages = {stage.name: stage for stage in plan(config)}
+  steps = stages["semantic"].steps
+  checkpoints = StageCheckpoints(workdir, "semantic", steps, config.train.select, create=False)
+  try:
+    return checkpoints.result(like)
+  except UserError as error:
+    if "segmenter/head" not in str(error) or "segmenter/backbone" in str(error):
+      raise
+    raise UserError(
+      f"{error}. For other classes or another head take its backbone alone: "
+      f"--config.segmenter.backbone_weights={workdir}"
+    ) from None
+  finally:
+    checkpoints.close()
+
+
+def backbone_of(workdir: pathlib.Path) -> Variables:
+  """The backbone of another run's semantic network, whatever its head and classes.
+
+  Raises:
+    UserError: no run, or not trained.
+  """
+  config = load_config(workdir)
+  model = build.model(config, build.dataset(config).info.num_classes)
+  whole = segmenter_of(workdir, split(abstract_variables(model), ("segmenter",))[0])
+  return {kind: tree.get("segmenter", {}).get("backbone", {}) for kind, tree in whole.items()}
