@@ -1,5 +1,6 @@
 # make demo: set everything up, run the whole method on generated scenes, write runs/demo/report.html.
 # make test: set everything up and run the tests.
+# make slow: the tests that `make test` leaves out, whole commands on more networks.
 # make parity: compare with the real PyTorch networks, in an environment of its own.
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ PARITY := .venv-parity
 DEMO ?= runs/demo
 SEED ?= 0
 
-.PHONY: demo test parity lint setup clean
+.PHONY: demo test slow parity lint setup clean
 
 setup: $(VENV)/.ready
 
@@ -24,6 +25,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov=errseg_jax --cov-report=term:skip-covered --cov-fail-under=85
+
+slow: setup
+	$(BIN)/python -m pytest -n 2 -m slow
 
 # torchvision and its like would ask for a torch of their own: they come without what they depend on.
 $(PARITY)/.ready: pyproject.toml constraints.txt constraints-parity.txt

@@ -146,7 +146,13 @@ def test_a_forgotten_network_and_a_wrong_argument_are_said(name, roots, tmp_path
     config_of(name, "papr")
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=pytest.mark.slow if "xception" in name or "dpc" in name else ())
+    for name in CONFIGS
+  ],
+)
 def test_runlocal_goes_through_every_stage(name, roots, tmp_path, monkeypatch):
   # The smallest published networks are still so deep that they take minutes to compile.
   monkeypatch.setitem(resnet.BLOCKS, 18, (1, 1, 1, 1))
