@@ -15,7 +15,7 @@ import os
 from errseg_jax.config import default_config, paper, stage
 from errseg_jax.errors import UserError
 
-DETAIL_STEPS, ERROR_STEPS = 750, 150
+DETAIL_STEPS, ERROR_STEPS = 1000, 150
 
 
 def get_config(arg=None):
@@ -41,9 +41,9 @@ def get_config(arg=None):
   config.order = ("semantic", "detail", "error")
   # The pretrained backbone has no normalisation: it wants smaller steps than the new head.
   backbone = {"segmenter/backbone": 0.3}
-  semantic = {"weight_decay": 1e-4, "multipliers": backbone, "eval_every": 600}
-  config.stages.semantic = stage(1800, 1e-3, **semantic)
-  config.stages.detail = stage(DETAIL_STEPS, 2e-3, eval_every=250)
+  semantic = {"weight_decay": 1e-4, "multipliers": backbone, "eval_every": 1000}
+  config.stages.semantic = stage(3000, 1e-3, **semantic)
+  config.stages.detail = stage(DETAIL_STEPS, 2e-3, eval_every=500)
   config.stages.error = stage(ERROR_STEPS, 1e-3)
   config.stages.control = stage(DETAIL_STEPS + ERROR_STEPS, 5e-4, **semantic)
   if arg == "paper":
