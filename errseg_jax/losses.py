@@ -69,6 +69,11 @@ def error_target(semantic: jax.Array, label: jax.Array) -> jax.Array:
 
 
 def check_balance(balance: float, section: str) -> None:
+  """Refuses a power of `class_weights` that is none.
+
+  Raises:
+    UserError: it is not in 0..1.
+  """
   if not 0 <= balance <= 1:
     raise UserError(f"{section}.balance={balance} must be between 0 (off) and 1 (median frequency)")
 

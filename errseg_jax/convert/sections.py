@@ -221,15 +221,18 @@ def _tf_decoder(arrays: Arrays, projection: str) -> Section:
 
 
 def tf_deeplabv3plus(arrays: Arrays) -> Section:
+  """TF DeepLab's DeepLabv3+: ASPP and decoder."""
   fields = {**deeplabv3plus_rules.FIELDS["tf"], "name": "deeplabv3plus"}
   return {**fields, **_tf_decoder(arrays, "concat_projection/weights")}
 
 
 def tf_dpc(arrays: Arrays) -> Section:
+  """TF DeepLab's dense prediction cell, the published one, with the decoder."""
   fields = {**dpc_rules.FIELDS["tf"], "name": "dpc"}
   return {**fields, **_tf_decoder(arrays, "meta_architecture/concat_projection/weights")}
 
 
 def tf_deeplabv3(arrays: Arrays) -> Section:
+  """TF DeepLab's head on MobileNetV2: image pooling and a 1x1 convolution, without decoder."""
   features = outputs(arrays, "concat_projection/weights", -1)
   return {**deeplabv3_rules.FIELDS["tf_mobilenetv2"], "name": "deeplabv3", "features": features}

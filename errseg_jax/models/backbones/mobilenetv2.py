@@ -33,6 +33,7 @@ def scaled(channels: int, multiplier: float) -> int:
 
 
 def relu6(x: jax.Array) -> jax.Array:
+  """min(max(x, 0), 6)."""
   return jnp.clip(x, 0, 6)
 
 
