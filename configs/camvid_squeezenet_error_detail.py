@@ -36,7 +36,7 @@ def get_config(arg=None):
   config.segmenter.std = (1.0, 1.0, 1.0)
   config.segmenter.channels = "bgr"
   config.error_branch = {"prior": "detail", "features": 48}
-  config.detail_branch = {"residual": True, "features": (64, 48, 24)}
+  config.detail_branch.update(residual=True, features=(64, 48, 24))
   config.detail_loss = {"weights": "soft", "balance": 0.5}  # poles and signs are what the network misses
   config.order = ("semantic", "detail", "error")
   # The pretrained backbone has no normalisation: it wants smaller steps than the new head.

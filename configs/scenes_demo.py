@@ -32,12 +32,7 @@ def get_config(arg=None):
     "dropout": 0.0,
   }
   config.error_branch = {"prior": "detail", "features": 16}
-  config.detail_branch = {
-    "residual": True,
-    "features": (48, 48, 24),
-    "encoder": "all",
-    "encoder_features": 16,
-  }
+  config.detail_branch.update(residual=True, features=(48, 48, 24), encoder="all", encoder_features=16)
   # Thin poles, signs, riders: the frozen network all but ignores what is rare.
   config.detail_loss = {"weights": "soft", "balance": 0.5}
   config.order = ("semantic", "detail", "error", "control")

@@ -18,7 +18,7 @@ from errseg_jax.data.splits import Splits
 from errseg_jax.data.transforms import TrainTransform
 from errseg_jax.errors import UserError
 from errseg_jax.models.backbones import BACKBONES
-from errseg_jax.models.detail_branch import DetailBranch
+from errseg_jax.models.detail_branches import DETAIL_BRANCHES
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.models.error_branch import PRIORS, ErrorBranch
 from errseg_jax.models.heads import HEADS
@@ -77,17 +77,17 @@ def with_defaults(config: ConfigDict) -> ConfigDict:
   So config.json says all that was in force, and every field can be set by a flag.
 
   Raises:
-    UserError: the name of an unknown data set, backbone or head.
+    UserError: the name of an unknown data set, backbone, head or detail branch.
   """
   names = (
     (config.data, datasets.DATASETS, "config.data.name"),
     (config.segmenter.backbone, BACKBONES, "config.segmenter.backbone.name"),
     (config.segmenter.head, HEADS, "config.segmenter.head.name"),
+    (config.detail_branch, DETAIL_BRANCHES, "config.detail_branch.name"),
   )
   sections = [(s, registry[known(s.get("name"), registry, where)]) for s, registry, where in names]
   sections += [
     (config.error_branch, ErrorBranch),
-    (config.detail_branch, DetailBranch),
     (config.semantic_loss, losses.SemanticLoss),
     (config.error_loss, losses.ErrorLoss),
     (config.detail_loss, losses.DetailLoss),
@@ -175,10 +175,11 @@ def model(config: ConfigDict, num_classes: int) -> ErrorAware:
   known(detail.get("encoder", "missing"), ("missing", "all"), "config.detail_branch.encoder")
   for name, section in (("error_branch", error), ("detail_branch", detail)):
     known(section.get("gate", "sigmoid"), GATES, f"config.{name}.gate")
+  detail_class = DETAIL_BRANCHES[known(detail.pop("name"), DETAIL_BRANCHES, "config.detail_branch.name")]
   parts = (
     segmenter(config, num_classes),
     construct(ErrorBranch, error, "error_branch", dtype=config.dtype),
-    construct(DetailBranch, detail, "detail_branch", dtype=config.dtype, num_classes=num_classes),
+    construct(detail_class, detail, "detail_branch", dtype=config.dtype, num_classes=num_classes),
   )
   if len(parts[2].features) != len(parts[2].strides):
     raise UserError(
@@ -217,8 +218,14 @@ def loss(config: ConfigDict, stage: str) -> Any:
   if stage in ("semantic", "control"):
     return construct(losses.SemanticLoss, config.semantic_loss, "semantic_loss")
   if stage == "error":
+    known(config.error_loss.get("target", "error"), losses.TARGETS, "config.error_loss.target")
     return construct(losses.ErrorLoss, config.error_loss, "error_loss")
-  known(config.detail_loss.get("weights", "mask"), losses.WEIGHTS, "config.detail_loss.weights")
+  weights = known(config.detail_loss.get("weights", "mask"), losses.WEIGHTS, "config.detail_loss.weights")
+  if (weights == "cascade") != (config.detail_branch.name == "layer_cascade"):
+    raise UserError(
+      f"config.detail_loss.weights={weights!r} does not fit config.detail_branch.name="
+      f"{config.detail_branch.name!r}: 'cascade' and 'layer_cascade' go together"
+    )
   order = tuple(config.order)
   first = "error" not in order or order.index("detail") < order.index("error")
   return construct(losses.DetailLoss, config.detail_loss, "detail_loss", max_probability=first)

@@ -86,7 +86,7 @@ def default_config() -> ConfigDict:
   config.segmenter = segmenter_section()
 
   config.error_branch = ConfigDict({"prior": "detail"})  # fields of models.error_branch.ErrorBranch
-  config.detail_branch = ConfigDict({"residual": True})  # of models.detail_branch.DetailBranch
+  config.detail_branch = ConfigDict({"name": "detail", "residual": True})  # of models.detail_branches
   config.semantic_loss = ConfigDict()  # of losses.SemanticLoss
   config.error_loss = ConfigDict()  # of losses.ErrorLoss
   config.detail_loss = ConfigDict({"weights": "soft"})  # of losses.DetailLoss
@@ -105,7 +105,7 @@ def default_config() -> ConfigDict:
 
   config.choose = ConfigDict()
   config.choose.calibrate = True  # P_ep; False: raw, as the paper uses it
-  config.choose.fusions = ("semantic", "mask", "soft", "gate")  # candidates; one alone is simply taken
+  config.choose.fusions = ("semantic", "mask", "soft", "gate", "mean", "detail")  # candidates; one is taken
   config.choose.thresholds = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of "mask"
   return config
 
@@ -114,7 +114,8 @@ def paper(config: ConfigDict) -> ConfigDict:
   """Sets branches, losses and fusion to P0 as published (Gong et al. 2021)."""
   config.splits.error_source = "train"
   config.error_branch.prior = "none"
-  config.detail_branch.residual = False
+  config.detail_branch.name, config.detail_branch.residual = "detail", False
+  config.error_loss.target = "error"
   config.error_loss.w1, config.error_loss.w2, config.error_loss.rho = 1.0, 1.5, 0.95
   config.detail_loss.weights, config.detail_loss.t, config.detail_loss.balance = "mask", 0.7, 0.0
   config.error_loss.w3, config.error_loss.w3_min = placeholder(float), 0.001

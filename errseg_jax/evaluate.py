@@ -58,7 +58,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[str,
   variables = replicate(trained_variables(config, workdir, model), mesh)
   stages = {stage.name: stage for stage in plan(config)}
   branches = tuple(b for b in BRANCHES if b in stages)
-  choice = Choice.load(workdir) if set(BRANCHES) <= set(branches) else Choice()
+  choice = Choice.load(workdir) if "detail" in branches else Choice()
   evaluator = make_evaluator(config, mesh)
   thresholds = tuple(sorted({*SWEEP, *build.thresholds(config)}))
   rho = config.error_loss.rho

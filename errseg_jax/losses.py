@@ -68,6 +68,18 @@ def error_target(semantic: jax.Array, label: jax.Array) -> jax.Array:
   return (semantic.argmax(-1) != label) & (label != IGNORE)
 
 
+def hardest(loss: jax.Array, label: jax.Array, share: float) -> jax.Array:
+  """True for the `share` of each image's valid pixels with the largest loss, [B, H, W]; equal ones go together.
+
+  By image, so that it does not matter which images a device holds.
+  """
+  flat = jax.lax.stop_gradient(jnp.where(label == IGNORE, -jnp.inf, loss)).reshape(len(loss), -1)
+  count = jnp.ceil(share * (label != IGNORE).sum((1, 2))).astype(jnp.int32)
+  ranked = -jnp.sort(-flat, -1)
+  last = jnp.take_along_axis(ranked, jnp.maximum(count - 1, 0)[:, None], -1)
+  return (flat >= last).reshape(loss.shape) & (label != IGNORE)
+
+
 def check_balance(balance: float, section: str) -> None:
   """Refuses a power of `class_weights` that is none.
 
@@ -111,7 +123,7 @@ class SemanticLoss:
 
 @dataclasses.dataclass(frozen=True)
 class ErrorLoss:
-  """L_ep (P0, Eq. 2): balanced binary cross-entropy with a larger weight on confident errors.
+  """What the error branch learns: whether the frozen label is wrong, or how probable the true class was.
 
   Attributes:
     w1: weight of easy errors (max P_sb <= rho).
@@ -119,6 +131,9 @@ class ErrorLoss:
     w3: weight of correct pixels; None: n_err / max(n_correct, 1) of each image, within [w3_min, 1].
     w3_min: its lower bound.
     rho: confidence above which an error is hard.
+    target: "error": L_ep (P0, Eq. 2), balanced binary cross-entropy with a larger weight on confident errors.
+      "tcp": squared distance of 1 - P_ep to P_sb[y], the true class probability (Corbiere et al., NeurIPS 2019).
+      "tcp_normalised": to P_sb[y] / max P_sb.
   """
 
   w1: float = 1.0
@@ -126,6 +141,7 @@ class ErrorLoss:
   w3: float | None = None
   w3_min: float = 0.001
   rho: float = 0.95
+  target: str = "error"
 
   def __post_init__(self):
     if not 0 < self.rho < 1:
@@ -148,10 +164,20 @@ class ErrorLoss:
 
   def __call__(self, outputs: Outputs, label: jax.Array) -> jax.Array:
     semantic, logit = outputs.semantic, outputs.error
+    if self.target != "error":
+      return self.true_class_probability(outputs, label)
     wrong = error_target(semantic, label)
     loss = -jax.nn.log_sigmoid(jnp.where(wrong, logit, -logit))
     valid = (label != IGNORE).astype(loss.dtype)
     return (loss * self.weights(semantic, label)).sum() / jnp.maximum(valid.sum(), 1.0)
+
+  def true_class_probability(self, outputs: Outputs, label: jax.Array) -> jax.Array:
+    """Mean squared distance over the valid pixels."""
+    log_p = -pixel_cross_entropy(outputs.semantic, label)
+    if self.target == "tcp_normalised":
+      log_p -= jax.nn.log_softmax(outputs.semantic).max(-1)
+    valid = (label != IGNORE).astype(log_p.dtype)
+    return weighted_mean((jax.nn.sigmoid(-outputs.error) - jnp.exp(log_p)) ** 2, valid)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,9 +187,12 @@ class DetailLoss:
   Where the detail stage runs before the error stage, 1 - max P_sb stands in for P_ep.
 
   Attributes:
-    weights: "mask": E_ep = P_ep > t, as published. "soft": 1 + k P_ep on every pixel. "all": 1.
+    weights: "mask": E_ep = P_ep > t, as published. "soft": 1 + k P_ep on every pixel. "all": 1. "rank": 1 on the
+      `share` of each image's pixels with the largest loss (loss-rank hard mining, P0, Table 3), else 0. "cascade":
+      each decoder of a cascade on the pixels that reach it.
     t: threshold of "mask".
     k: strength of "soft".
+    share: of "rank", 0..1.
     balance: power of `class_weights`, which then come from the training labels; 0 = off, as published. What a
       network misses most are rare classes.
     class_weights: weight of each class; () = none.
@@ -174,6 +203,7 @@ class DetailLoss:
   weights: str = "mask"
   t: float = 0.7
   k: float = 4.0
+  share: float = 0.2
   balance: float = 0.0
   class_weights: tuple[float, ...] = ()
   max_probability: bool = False
@@ -181,16 +211,28 @@ class DetailLoss:
 
   def __post_init__(self):
     check_balance(self.balance, "detail_loss")
+    if not 0 < self.share <= 1:
+      raise UserError(f"detail_loss.share={self.share} must be above 0 and at most 1")
 
   def __call__(self, outputs: Outputs, label: jax.Array) -> jax.Array:
+    if self.weights == "cascade":
+      return self.cascade(outputs, label)
     loss = pixel_cross_entropy(outputs.detail, label)
     return weighted_mean(loss, self.pixel_weights(outputs, label).astype(loss.dtype))
+
+  def cascade(self, outputs: Outputs, label: jax.Array) -> jax.Array:
+    """Sum over the decoders of the mean cross-entropy on the pixels that reach them."""
+    given = label_weights(label, self.class_weights, outputs.semantic.dtype)
+    losses = [weighted_mean(pixel_cross_entropy(z, label), given * reached) for z, reached in outputs.stages]
+    return jnp.stack(losses).sum()
 
   def pixel_weights(self, outputs: Outputs, label: jax.Array) -> jax.Array:
     """Weight of each pixel [B, H, W]; no gradient flows through it."""
     given = label_weights(label, self.class_weights, outputs.semantic.dtype)
     if self.weights == "all":
       return given
+    if self.weights == "rank":
+      return given * hardest(pixel_cross_entropy(outputs.detail, label), label, self.share)
     if self.max_probability or outputs.error is None:
       logit = max_probability_logit(outputs.semantic)
     else:
@@ -199,4 +241,5 @@ class DetailLoss:
     return given * ((p > self.t) if self.weights == "mask" else 1.0 + self.k * p)
 
 
-WEIGHTS = ("mask", "soft", "all")
+WEIGHTS = ("mask", "soft", "all", "rank", "cascade")
+TARGETS = ("error", "tcp", "tcp_normalised")

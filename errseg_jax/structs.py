@@ -79,12 +79,15 @@ class Outputs:
     error: float32 [B, H, W], logit of P(semantic label is wrong).
     detail: float32 [B, H, W, C], logits of the detail branch.
     auxiliary: float32 [B, H, W, C], logits of the segmenter's auxiliary head, in its training only.
+    stages: of a detail branch that is a cascade, in its training only: (logits [B, H, W, C], bool [B, H, W]: the
+      pixel reached it) of each decoder.
   """
 
   semantic: jax.Array
   error: Any = None
   detail: Any = None
   auxiliary: Any = None
+  stages: Any = ()
 
 
 @struct.dataclass

@@ -15,6 +15,7 @@ ORDER = (
   "progress",
   "sharding",
   "config",
+  "alternatives",
   "data",
   "metrics",
   "models",

@@ -24,6 +24,9 @@ LOSSES = {
   "detail all": DetailLoss("all"),
   "detail, class weights": DetailLoss("soft", class_weights=(1.0, 2.0, 0.5, 3.0)),
   "detail soft, max probability": DetailLoss("soft", max_probability=True),
+  "detail rank": DetailLoss("rank"),
+  "true class probability": ErrorLoss(target="tcp"),
+  "normalised true class probability": ErrorLoss(target="tcp_normalised"),
 }
 
 
@@ -252,3 +255,38 @@ def test_no_gradient_flows_through_the_weights(case, weights, max_probability):
   assert not np.asarray(slopes.error).any()
   assert not np.asarray(slopes.semantic).any()
   assert np.asarray(slopes.detail).any()
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
+def test_rank_mining_learns_from_the_largest_losses_of_each_image(case, share):
+  outputs, label = case
+  pixel = np.asarray(pixel_cross_entropy(outputs.detail, jnp.array(label)))
+  chosen = []
+  for losses, labels in zip(pixel, label, strict=True):
+    ranked = np.sort(losses[labels != 255])[::-1]
+    chosen.append(ranked[: int(np.ceil(share * len(ranked)))])
+  got = DetailLoss("rank", share=share)(outputs, jnp.array(label))
+  np.testing.assert_allclose(got, np.concatenate(chosen).mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["tcp", "tcp_normalised"])
+def test_confidnet_s_loss_is_the_squared_distance_to_the_true_class_probability(case, target):
+  outputs, label = case
+  p, distances = softmax(outputs.semantic.astype(float)), []
+  for i in pixels(label):
+    truth = p[i][label[i]] / (p[i].max() if target == "tcp_normalised" else 1.0)
+    distances.append((1 - sigmoid(float(outputs.error[i])) - truth) ** 2)
+  np.testing.assert_allclose(
+    ErrorLoss(target=target)(outputs, jnp.array(label)), np.mean(distances), rtol=1e-5
+  )
+
+
+def test_each_decoder_of_a_cascade_learns_from_the_pixels_that_reach_it(case):
+  outputs, label = case
+  reached = np.random.default_rng(0).random(label.shape) < 0.5
+  stages = ((outputs.semantic, jnp.ones(label.shape, bool)), (outputs.detail, jnp.array(reached)))
+  got = DetailLoss("cascade")(Outputs(outputs.semantic, None, None, stages=stages), jnp.array(label))
+  valid = label != 255
+  first = np.asarray(pixel_cross_entropy(outputs.semantic, jnp.array(label)))[valid].mean()
+  second = np.asarray(pixel_cross_entropy(outputs.detail, jnp.array(label)))[valid & reached].mean()
+  np.testing.assert_allclose(got, first + second, rtol=1e-5)

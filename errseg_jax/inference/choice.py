@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from errseg_jax.errors import UserError
-from errseg_jax.models.fusion import detail_share, fuse
+from errseg_jax.models.fusion import BLIND, detail_share, fuse
 from errseg_jax.structs import Outputs
 
 
@@ -91,6 +91,6 @@ def fused_probabilities(outputs: Outputs, fusion: str, choice: dict[str, jax.Arr
   """P_f [B, H, W, C] of a forward pass under a choice."""
   if fusion == "semantic" or outputs.detail is None:
     return jax.nn.softmax(outputs.semantic)
-  error = outputs.error if fusion == "gate" else calibrated(outputs.error, choice)
+  error = outputs.error if fusion in ("gate", *BLIND) else calibrated(outputs.error, choice)
   share = detail_share(outputs.semantic, outputs.detail, error, fusion, choice["threshold"], choice["gate"])
   return fuse(outputs.semantic, outputs.detail, share)

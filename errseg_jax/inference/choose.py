@@ -23,6 +23,7 @@ from errseg_jax.inference.statistics import make_counter, make_sampler
 from errseg_jax.metrics.errors import Scores, error_scores
 from errseg_jax.metrics.segmentation import segmentation_scores
 from errseg_jax.models.error_aware import ErrorAware
+from errseg_jax.models.fusion import BLIND
 
 MAX_SAMPLES = 400_000  # pixels that the gate is fitted on
 BLOCKS = 5  # stretches of images in each half, which the standard errors come from
@@ -73,6 +74,7 @@ def choose(
   fusions: Sequence[str],
   thresholds: Sequence[float],
   on: str,
+  wanted: Sequence[str] = ("error", "detail"),
 ) -> Choice:
   """The most cautious candidate within one standard error of the best mIoU on `source`.
 
@@ -85,20 +87,24 @@ def choose(
     fusions: candidates. One alone is taken, and reported.
     thresholds: grid of "mask".
     on: what `source` is, in words, for the record.
+    wanted: the trained branches; without "error" candidates that ask it are left out.
   """
-  parts = stretches(source, 2)
-  raw_counter = make_counter(model, wanted=("error",))
-  raw = [
-    evaluator.run(raw_counter, variables, part, Choice()).counts["histogram/error_raw"] for part in parts
-  ]
+  parts, raw = stretches(source, 2), []
+  if "error" in wanted:
+    raw_counter = make_counter(model, wanted=("error",))
+    raw = [
+      evaluator.run(raw_counter, variables, part, Choice()).counts["histogram/error_raw"] for part in parts
+    ]
+  else:
+    calibrate, fusions = False, [fusion for fusion in fusions if fusion in BLIND]
   gates: list[tuple[float, ...]] = [(), ()]
   final_gate: tuple[float, ...] = ()
   if "gate" in fusions:
     samples = [collect(evaluator, model, variables, part) for part in parts]
     gates = [fit_gate(s) for s in samples]
     final_gate = fit_gate({k: np.concatenate([s[k] for s in samples]) for k in samples[0]})
-  platts = [fit_platt(h) if calibrate else (1.0, 0.0) for h in (*raw, raw[0] + raw[1])]
-  counter = make_counter(model, wanted=("error", "detail"), fusions=fusions, thresholds=thresholds)
+  platts = [fit_platt(h) for h in (*raw, raw[0] + raw[1])] if calibrate else [(1.0, 0.0)] * 3
+  counter = make_counter(model, wanted=wanted, fusions=fusions, thresholds=thresholds)
   blocks: list[dict[str, Any]] = []
   for part, (scale, offset), gate in zip(parts, platts[1::-1], gates[::-1], strict=True):
     fold = Choice(scale=scale, offset=offset, gate=gate)
@@ -109,10 +115,10 @@ def choose(
   errors = standard_errors(scores, without)
   fusion, _, t = most_cautious(scores, errors).partition("@")
   scale, offset = platts[2]
-  calibration = {
-    "before": error_scores(raw[0] + raw[1])["ECE"],
-    "after": error_scores(counts["histogram/error"])["ECE"],
-  }
+  calibration = {}
+  if raw:
+    calibration["before"] = error_scores(raw[0] + raw[1])["ECE"]
+    calibration["after"] = error_scores(counts["histogram/error"])["ECE"]
   threshold = float(t) if t else 0.5
   return Choice(fusion, threshold, scale, offset, final_gate, on, scores, errors, calibration)
 
@@ -147,12 +153,13 @@ def standard_errors(scores: Scores, without: Sequence[Scores]) -> dict[str, floa
 def most_cautious(scores: Scores, errors: dict[str, float]) -> str:
   """Of the candidates within one standard error of the best, the one that changes the frozen labels least.
 
-  That is "semantic", then "mask" from the largest t down, then the others.
+  That is "semantic", then "mask" from the largest t down, then what asks the error branch, "mean" and "detail".
   """
 
   def caution(name: str) -> tuple[int, float]:
     fusion, _, t = name.partition("@")
-    return ("semantic", "mask").index(fusion) if fusion in ("semantic", "mask") else 2, -float(t or 0)
+    steps = {"semantic": 0, "mask": 1, "mean": 3, "detail": 4}
+    return steps.get(fusion, 2), -float(t or 0)
 
   best = max(score or 0.0 for score in scores.values())
   return min((n for n, score in scores.items() if (score or 0.0) >= best - errors[n]), key=caution)

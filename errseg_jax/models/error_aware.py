@@ -19,7 +19,7 @@ class ErrorAware(nn.Module):
   Attributes:
     segmenter: image -> Features.
     error: (image, Features, semantic, detail) -> error logit.
-    detail: (image, Features, semantic) -> logits.
+    detail: (image, Features, semantic) -> logits; a cascade gives those of its stages too.
     detail_weights: class weights in the detail branch's loss. Rare classes gain by them; what the branch thinks
       of the frozen label would be tilted, so the error branch sees its logits without them.
   """
@@ -48,15 +48,17 @@ class ErrorAware(nn.Module):
     """
     features, size = self.segmenter(image, "segmenter" in train), image.shape[1:3]
     semantic = resize(features.logits, size, features.align_corners)
-    detail, error, auxiliary = None, None, None
+    detail, error, auxiliary, stages = None, None, None, ()
     if features.auxiliary is not None:
       auxiliary = resize(features.auxiliary, size, features.align_corners)
     if "detail" in wanted or ("error" in wanted and self.error.prior == "detail"):
       detail = self.detail(image, features, semantic, "detail" in train)
+      if isinstance(detail, tuple):
+        detail, stages = detail
     if "error" in wanted:
       belief = None if detail is None else unweighted(detail, self.detail_weights)
       error = self.error(image, features, semantic, belief, "error" in train)
-    return Outputs(semantic, error, detail, auxiliary)
+    return Outputs(semantic, error, detail, auxiliary, stages if "detail" in train else ())
 
 
 def infer(

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 
 from errseg_jax.models.error_branch import disbelief_logit, max_probability_logit
 
-FUSIONS = ("semantic", "mask", "soft", "gate")
+BLIND = ("semantic", "mean", "detail")
+"""Fusions that do not ask the error branch."""
+FUSIONS = ("semantic", "mask", "soft", "gate", "mean", "detail")
 
 
 def gate_features(semantic: jax.Array, detail: jax.Array, error: jax.Array) -> jax.Array:
@@ -34,7 +36,7 @@ def gate_features(semantic: jax.Array, detail: jax.Array, error: jax.Array) -> j
 def detail_share(
   semantic: jax.Array,
   detail: jax.Array,
-  error: jax.Array,
+  error: jax.Array | None,
   fusion: str,
   threshold: float | jax.Array = 0.5,
   gate: jax.Array | None = None,
@@ -44,13 +46,17 @@ def detail_share(
   Args:
     semantic: frozen logits [..., C].
     detail: detail logits [..., C].
-    error: error logit [...], raw or calibrated.
-    fusion: "semantic" (0 everywhere), "mask" (E_ep, Eq. 4), "soft" (P_ep) or "gate" (learned).
+    error: error logit [...], raw or calibrated; None will do for one of BLIND.
+    fusion: "semantic" (0 everywhere), "mask" (E_ep, Eq. 4), "soft" (P_ep), "gate" (learned), "mean" (1/2
+      everywhere: plain averaging) or "detail" (1 everywhere).
     threshold: t of Eq. 4.
     gate: weights [6] over `gate_features`.
   """
-  if fusion == "semantic":
-    return jnp.zeros_like(error)
+  if fusion in BLIND:
+    share = {"semantic": 0.0, "mean": 0.5, "detail": 1.0}[fusion]
+    return jnp.full(semantic.shape[:-1], share, semantic.dtype)
+  if error is None:
+    raise ValueError(f"fusion {fusion!r} needs the error branch")
   if fusion == "mask":
     return (jax.nn.sigmoid(error) > threshold).astype(error.dtype)
   if fusion == "soft":

@@ -20,7 +20,7 @@ from errseg_jax.inference.choose import candidate_scores, choose, choose_both_wa
 from errseg_jax.inference.evaluator import make_evaluator
 from errseg_jax.inference.statistics import make_counter
 from errseg_jax.metrics.errors import error_scores
-from errseg_jax.models.fusion import FUSIONS
+from errseg_jax.models.fusion import BLIND, FUSIONS
 from errseg_jax.models.heads.dpc_cells import cell_text
 from errseg_jax.sharding import make_mesh, replicate
 from errseg_jax.train.checkpoints import StageCheckpoints
@@ -110,10 +110,15 @@ class Trainer:
       fresh = fresh or trained
       variables = variables if stage.aside else merge(variables, result)
       offset += stage.steps
-    branches = {"error", "detail"} <= {stage.name for stage in self.stages}
-    if branches and (fresh or not (self.workdir / "choice.json").exists()):
+    if self.fuses and (fresh or not (self.workdir / "choice.json").exists()):
       self.choose(variables).save(self.workdir)
     writer.close()
+
+  @property
+  def fuses(self) -> bool:
+    """There is something to choose from: a detail branch, and an error branch where the fusions ask one."""
+    trained, fusions = {stage.name for stage in self.stages}, self.config.choose.fusions
+    return "detail" in trained and ("error" in trained or bool(set(BLIND) & set(fusions)))
 
   def check_groups(self) -> None:
     for part in ("backbone", "head"):
@@ -240,4 +245,5 @@ class Trainer:
       fusions=tuple(section.fusions),
       thresholds=build.thresholds(self.config),
       on=f"{count} images ({where})",
+      wanted=tuple(branch for branch in ("error", "detail") if branch in {s.name for s in self.stages}),
     )
