@@ -101,7 +101,8 @@ def test_what_is_chosen_is_never_worse_than_semantic(quality):
   gap = max(choice.candidates.values()) - choice.candidates[name]
   assert 0 <= gap <= choice.standard_errors[name]
   assert choice.candidates[name] >= choice.candidates["semantic"]
-  assert set(choice.candidates) == {"semantic", "soft", "gate", *(f"mask@{t:g}" for t in THRESHOLDS)}
+  alone = {"semantic", "soft", "gate", "mean", "detail"}
+  assert set(choice.candidates) == {*alone, *(f"mask@{t:g}" for t in THRESHOLDS)}
   # A detail branch that is always wrong must not be let in; one that is always right must.
   assert (choice.fusion == "semantic") == (quality == 0)
 
