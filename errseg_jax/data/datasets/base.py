@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 
 from errseg_jax.data.images import read_image, read_label
@@ -93,6 +94,7 @@ class FilePairs:
     num_classes: C.
     label_map: stored value -> train id, or REFUSED; () keeps values. 255 maps to itself unless it is listed.
     advice: what a label value that is not in the map means; set where the map is the data set's own.
+    downscale: the samples are that many times smaller than the files, in width and height.
   """
 
   names: tuple[str, ...]
@@ -101,6 +103,11 @@ class FilePairs:
   num_classes: int
   label_map: tuple[tuple[int, int], ...] = ()
   advice: str = ""
+  downscale: int = 1
+
+  def __post_init__(self):
+    if self.downscale < 1:
+      raise UserError(f"data.downscale={self.downscale} must be 1 (as the files are) or more")
 
   def __len__(self) -> int:
     return len(self.names)
@@ -116,7 +123,8 @@ class FilePairs:
     label = self._table()[stored]
     if bad := np.flatnonzero(np.bincount(stored[label < 0], minlength=256)).tolist():
       raise UserError(f"{path}: {self._explain(bad, stored)}")
-    return {"image": image, "label": label.astype(np.uint8), "name": self.names[index]}
+    image, label = shrink(image, label.astype(np.uint8), self.downscale)
+    return {"image": image, "label": label, "name": self.names[index]}
 
   def _table(self) -> np.ndarray:
     """int16 [256], stored value -> train id, or REFUSED."""
@@ -146,6 +154,15 @@ class FilePairs:
     return f"{start}; the class count is too small, or map the value to 255 in label_map"
 
 
+def shrink(image: np.ndarray, label: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
+  """Image [H, W, 3] by area mean and label [H, W] by nearest neighbour, both `factor` times smaller, rounded down."""
+  if factor == 1:
+    return image, label
+  size = tuple(max(1, n // factor) for n in label.shape[::-1])
+  small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+  return small, cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT)
+
+
 def _size(array: np.ndarray) -> str:
   return f"{array.shape[1]}x{array.shape[0]}"
 
@@ -155,10 +172,13 @@ def pair_source(
   num_classes: int,
   label_map: tuple[tuple[int, int], ...] = (),
   advice: str = "",
+  downscale: int = 1,
 ) -> FilePairs:
   """A source from (name, image path, label path) rows."""
   names, images, labels = zip(*rows, strict=True)
-  return FilePairs(names, tuple(map(str, images)), tuple(map(str, labels)), num_classes, label_map, advice)
+  return FilePairs(
+    names, tuple(map(str, images)), tuple(map(str, labels)), num_classes, label_map, advice, downscale
+  )
 
 
 def with_labels(

@@ -48,9 +48,11 @@ class CamVid(Dataset):
 
   Attributes:
     root: the folder of the list files; empty takes the environment variable CAMVID.
+    downscale: 2 halves width and height of every sample.
   """
 
   root: str = ""
+  downscale: int = 1
 
   @property
   def info(self) -> DatasetInfo:
@@ -64,4 +66,4 @@ class CamVid(Dataset):
       return root.joinpath(*pathlib.PurePosixPath(entry).parts[-2:])
 
     rows, problems = read_list(root / f"{split}.txt", resolve)
-    return pair_source(rows, INFO.num_classes, _LABEL_MAP), problems
+    return pair_source(rows, INFO.num_classes, _LABEL_MAP, downscale=self.downscale), problems

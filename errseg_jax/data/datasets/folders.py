@@ -28,12 +28,14 @@ class Folders(Dataset):
     num_classes: C, or 0 to count `class_names`.
     class_names: C names, or none to number the classes.
     label_map: stored label value -> train id or 255; empty means that labels are train ids.
+    downscale: 2 halves width and height of every sample.
   """
 
   root: str = ""
   num_classes: int = 0
   class_names: tuple[str, ...] = ()
   label_map: LabelMap = ()
+  downscale: int = 1
 
   @property
   def info(self) -> DatasetInfo:
@@ -55,7 +57,8 @@ class Folders(Dataset):
     rows = [(stem, images[stem], labels[stem]) for stem in sorted(images.keys() & labels.keys())]
     if not rows:
       raise UserError(problems[0])
-    source = pair_source(rows, classes, frozen_label_map(self.label_map, classes))
+    label_map = frozen_label_map(self.label_map, classes)
+    source = pair_source(rows, classes, label_map, downscale=self.downscale)
     return source, tuple(problems)
 
 

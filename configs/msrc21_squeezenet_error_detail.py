@@ -1,0 +1,62 @@
+"""MSRC-21 (372 train, 80 val, 21 classes, about 320x213): SqueezeNet DeepLabv3+ with both branches, on a CPU.
+
+    export SQUEEZENET_WEIGHTS=squeezenet1_1_imagenet.npz
+    errseg train --config=configs/msrc21_squeezenet_error_detail.py --config.data.root=$MSRC21 --workdir=W
+
+The folder holds images/{train,val} and labels/{train,val}; 255 is ignored.
+"""
+
+import os
+
+from errseg_jax.config import default_config, stage
+from errseg_jax.errors import UserError
+
+CLASSES = [
+  "building",
+  "grass",
+  "tree",
+  "cow",
+  "sheep",
+  "sky",
+  "aeroplane",
+  "water",
+  "face",
+  "car",
+  "bicycle",
+  "flower",
+  "sign",
+  "bird",
+  "book",
+  "chair",
+  "road",
+  "cat",
+  "dog",
+  "body",
+  "boat",
+]
+DETAIL_STEPS, ERROR_STEPS = 1000, 150
+
+
+def get_config(arg=None):
+  if arg:
+    raise UserError(f"unknown argument {arg!r} of this config; it takes none")
+  config = default_config()
+  config.data = {"name": "folders", "root": "", "class_names": tuple(CLASSES)}
+  config.transform.crop_size = (160, 192)
+  config.transform.scale_max = 1.5
+  config.segmenter.backbone = {"name": "squeezenet", "output_stride": 16}
+  config.segmenter.backbone_weights = os.environ.get("SQUEEZENET_WEIGHTS", "")  # .npz, ImageNet
+  config.segmenter.head = {"name": "deeplabv3plus", "features": 64, "low_features": 32, "separable": False}
+  config.segmenter.mean = (123.0, 117.0, 104.0)  # as the ImageNet weights were trained
+  config.segmenter.std = (1.0, 1.0, 1.0)
+  config.segmenter.channels = "bgr"
+  config.error_branch = {"prior": "detail", "features": 48}
+  config.detail_branch = {"residual": True, "features": (64, 48, 24)}
+  config.detail_loss = {"weights": "soft", "balance": 0.5}
+  # The pretrained backbone has no normalisation: it wants smaller steps than the new head.
+  semantic = {"weight_decay": 1e-4, "multipliers": {"segmenter/backbone": 0.3}, "eval_every": 1000}
+  config.stages.semantic = stage(3000, 1e-3, **semantic)
+  config.stages.detail = stage(DETAIL_STEPS, 2e-3, eval_every=500)
+  config.stages.error = stage(ERROR_STEPS, 1e-3)
+  config.stages.control = stage(DETAIL_STEPS + ERROR_STEPS, 5e-4, **semantic)
+  return config
