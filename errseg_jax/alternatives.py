@@ -5,10 +5,13 @@ All start from the same trained semantic network, and take as many steps as the 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+
+from errseg_jax.models.heads import HEADS
 
 
 def on_base(config: ConfigDict, base: str) -> ConfigDict:
@@ -65,9 +68,9 @@ def dupsampling(config: ConfigDict, base: str) -> ConfigDict:
   config = config.copy_and_resolve_references()
   steps = config.stages.detail.steps + config.stages.error.steps
   config.segmenter.backbone_weights = base
-  old = config.segmenter.head.to_dict()
-  shared = {key: old[key] for key in ("features", "low_features", "separable", "bn_epsilon") if key in old}
-  config.segmenter.head = {"name": "dupsampling", **shared}
+  own = {field.name for field in dataclasses.fields(HEADS["dupsampling"])}
+  shared = {key: value for key, value in config.segmenter.head.to_dict().items() if key in own}
+  config.segmenter.head = {**shared, "name": "dupsampling"}
   config.order = ("semantic",)
   config.stages.semantic.steps = steps
   return config

@@ -81,6 +81,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[str,
     "seed": config.seed,
     "hardware": hardware(),
     **segmentation_results(totals, info),
+    **({"chosen": chosen(choice)} if "detail" in branches else {}),
     **error_results(totals, choice, thresholds, info),
   }
   if "control" in stages:
@@ -108,10 +109,21 @@ def segmentation_results(totals: Totals, info: DatasetInfo) -> dict[str, Any]:
   return out
 
 
+def chosen(choice: Choice) -> dict[str, Any]:
+  """What the fused labels are, and what it was chosen on."""
+  return {
+    "threshold": choice.threshold,
+    "fusion": choice.fusion,
+    "on": choice.on,
+    "candidates": choice.candidates,
+    "halves": [{"threshold": half.threshold, "fusion": half.fusion} for half in choice.halves],
+  }
+
+
 def error_results(
   totals: Totals, choice: Choice, thresholds: tuple[float, ...], info: DatasetInfo
 ) -> dict[str, Any]:
-  """ "chosen", "calibration", "error", "image_level"."""
+  """ "calibration", "error", "image_level"; scores of the free baselines alone without an error branch."""
   counts = totals.counts
   histograms = {k.removeprefix("histogram/"): v for k, v in counts.items() if k[:10] == "histogram/"}
   baselines = {k: error_scores(v) for k, v in histograms.items() if k not in ("error", "error_raw")}
@@ -134,13 +146,6 @@ def error_results(
   if "by_threshold" in counts:
     error["by_threshold"] = sweep(counts, hist, hard, thresholds, info)
   return {
-    "chosen": {
-      "threshold": choice.threshold,
-      "fusion": choice.fusion,
-      "on": choice.on,
-      "candidates": choice.candidates,
-      "halves": [{"threshold": half.threshold, "fusion": half.fusion} for half in choice.halves],
-    },
     "calibration": {
       "before": error_scores(histograms["error_raw"])["ECE"],
       "after": error["ECE"],
