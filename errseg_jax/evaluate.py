@@ -115,8 +115,11 @@ def error_results(
   counts = totals.counts
   histograms = {k.removeprefix("histogram/"): v for k, v in counts.items() if k[:10] == "histogram/"}
   baselines = {k: error_scores(v) for k, v in histograms.items() if k not in ("error", "error_raw")}
+  temperature = choice.temperature if choice.on else None
+  if temperature is None:  # nothing was fitted
+    del baselines["temperature"]
   if "error" not in histograms:
-    return {"error": {"baselines": baselines}}
+    return {"calibration": {"temperature": temperature}, "error": {"baselines": baselines}}
   hist, hard = histograms["error"], counts["hard"]
   errors = int(hist[1].sum())
   error: dict[str, Any] = {
@@ -144,6 +147,7 @@ def error_results(
     "calibration": {
       "before": error_scores(histograms["error_raw"])["ECE"],
       "after": error["ECE"],
+      "temperature": temperature,
     },
     "error": error,
     "image_level": image_level(totals),
@@ -258,6 +262,10 @@ def print_results(results: dict[str, Any]) -> None:
   for name, row in error["baselines"].items():
     table.add_row(name, *(_number(row[n]) for n in scores))
   console.print(table)
+  if "temperature" in error["baselines"]:
+    before, after = (_number(error["baselines"][n]["ECE"]) for n in ("max_probability", "temperature"))
+    value = _number(results.get("calibration", {}).get("temperature"))
+    console.print(f"ECE of max probability {before}, with temperature {value} {after}")
 
 
 def _number(value: float | None) -> str:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from errseg_jax import build
 from errseg_jax.cli import main
+from errseg_jax.inference.choice import Choice
 from errseg_jax.train.restore import load
 from errseg_jax.train.workdir import load_config
 
@@ -48,11 +49,12 @@ def test_results_hold_every_promised_field(evaluated):
     "conventions",
   }
   assert scores | own <= results["error"].keys()
-  for name in ("max_probability", "entropy", "margin"):
+  for name in ("max_probability", "temperature", "entropy", "margin"):
     assert scores <= results["error"]["baselines"][name].keys()
   assert {"mIoU_img", "accuracy_mae", "accuracy_corr"} <= results["image_level"].keys()
   assert {"semantic_ms", "error_ms", "detail_ms", "image_size"} <= results["speed"].keys()
   assert results["chosen"]["candidates"]
+  assert results["calibration"]["temperature"] == Choice.load(evaluated).temperature
 
 
 def test_another_split_leaves_the_reported_scores_alone(evaluated):

@@ -24,6 +24,7 @@ class Choice:
     threshold: t of fusion "mask", on calibrated P_ep; also the mask that reports start with.
     scale: calibrated error logit = scale * logit + offset.
     offset: see scale.
+    temperature: of the frozen network's softmax, for the error score "temperature".
     gate: weights of fusion "gate", over the raw error logit's features; () without.
     on: the images that it was chosen on, in words.
     candidates: mIoU of each candidate on them.
@@ -37,6 +38,7 @@ class Choice:
   threshold: float = 0.5
   scale: float = 1.0
   offset: float = 0.0
+  temperature: float = 1.0
   gate: tuple[float, ...] = ()
   on: str = ""
   candidates: dict[str, float | None] = dataclasses.field(default_factory=dict)
@@ -50,6 +52,7 @@ class Choice:
       "threshold": jnp.float32(self.threshold),
       "scale": jnp.float32(self.scale),
       "offset": jnp.float32(self.offset),
+      "temperature": jnp.float32(self.temperature),
       "gate": jnp.array(self.gate or (0.0,) * 6, jnp.float32),
     }
 

@@ -22,6 +22,7 @@ from errseg_jax.inference.evaluator import Evaluator
 from errseg_jax.inference.statistics import make_counter, make_sampler
 from errseg_jax.metrics.errors import Scores, error_scores
 from errseg_jax.metrics.segmentation import segmentation_scores
+from errseg_jax.metrics.temperature import fit_temperature
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.models.fusion import BLIND
 
@@ -89,13 +90,11 @@ def choose(
     on: what `source` is, in words, for the record.
     wanted: the trained branches; without "error" candidates that ask it are left out.
   """
-  parts, raw = stretches(source, 2), []
-  if "error" in wanted:
-    raw_counter = make_counter(model, wanted=("error",))
-    raw = [
-      evaluator.run(raw_counter, variables, part, Choice()).counts["histogram/error_raw"] for part in parts
-    ]
-  else:
+  parts = stretches(source, 2)
+  raw_counter = make_counter(model, wanted=[b for b in wanted if b == "error"], slopes=True)
+  raw_counts = [evaluator.run(raw_counter, variables, part, Choice()).counts for part in parts]
+  raw = [counts["histogram/error_raw"] for counts in raw_counts if "histogram/error_raw" in counts]
+  if not raw:
     calibrate, fusions = False, [fusion for fusion in fusions if fusion in BLIND]
   gates: list[tuple[float, ...]] = [(), ()]
   final_gate: tuple[float, ...] = ()
@@ -119,8 +118,18 @@ def choose(
   if raw:
     calibration["before"] = error_scores(raw[0] + raw[1])["ECE"]
     calibration["after"] = error_scores(counts["histogram/error"])["ECE"]
-  threshold = float(t) if t else 0.5
-  return Choice(fusion, threshold, scale, offset, final_gate, on, scores, errors, calibration)
+  return Choice(
+    fusion,
+    float(t) if t else 0.5,
+    scale,
+    offset,
+    temperature=fit_temperature(sum(counts["nll_slopes"] for counts in raw_counts)),
+    gate=final_gate,
+    on=on,
+    candidates=scores,
+    standard_errors=errors,
+    calibration=calibration,
+  )
 
 
 def choose_both_ways(

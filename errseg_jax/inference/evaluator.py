@@ -27,7 +27,7 @@ class Totals:
   """Sums over a source.
 
   Attributes:
-    counts: name -> int64 array, the device's counts added up.
+    counts: name -> int64 array, the device's counts added up; float64 of what is no count.
     images: number of images with a valid pixel.
     image_scores: name -> [3, 2] of `image_score_sums`.
     moments: float64 [6]: sums of x, y, x^2, y^2, xy, |x - y| of expected and real accuracy (percent).
@@ -55,7 +55,8 @@ class Totals:
           sums = self.image_scores.setdefault(name, np.zeros((3, 2)))
           sums += image_score_sums(value[:real])
         value = value.sum(0)
-      self.counts[key] = self.counts.get(key, 0) + value.astype(np.int64)
+      kind = np.float64 if value.dtype.kind == "f" else np.int64
+      self.counts[key] = self.counts.get(key, 0) + value.astype(kind)
     if "image/valid" in counts:
       self._add_images({k.removeprefix("image/"): v for k, v in counts.items() if k[:6] == "image/"}, names)
 

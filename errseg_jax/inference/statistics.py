@@ -13,6 +13,7 @@ from errseg_jax.inference.choice import calibrated, fused_probabilities
 from errseg_jax.losses import error_target, pixel_cross_entropy
 from errseg_jax.metrics.errors import baseline_logits, error_histogram, hard_histogram, mask_counts
 from errseg_jax.metrics.segmentation import boundary_counts, boundary_radius, confusion_matrix
+from errseg_jax.metrics.temperature import nll_slopes
 from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.models.error_branch import disbelief_logit, unweighted
 from errseg_jax.models.fusion import gate_features
@@ -58,7 +59,7 @@ def error_counts(
 ) -> Counts:
   """Histograms [B, 2, bins] of every error score and of the hard errors' P_ep; the mask at the chosen t."""
   wrong, valid = error_target(outputs.semantic, label), label != IGNORE
-  scores = baseline_logits(outputs.semantic)
+  scores = baseline_logits(outputs.semantic, choice["temperature"])
   hard = wrong & (scores["max_probability"] < math.log((1 - rho) / rho))
   if outputs.detail is not None:
     belief = unweighted(outputs.detail, detail_weights)
@@ -100,6 +101,7 @@ def make_counter(
   thresholds: Sequence[float] = (),
   fusion: str = "",
   rho: float = 0.95,
+  slopes: bool = False,
 ) -> Callable[[Any, Batch, dict], Counts]:
   """A jitted (variables, batch, choice arrays) -> counts.
 
@@ -110,6 +112,7 @@ def make_counter(
     thresholds: grid of t, where both branches run.
     fusion: the chosen one; named, boundaries and per-image counts are taken for it too.
     rho: confidence above which an error is hard (P0, section 3.3).
+    slopes: take what the temperature is fitted on.
   """
 
   @jax.jit
@@ -118,6 +121,8 @@ def make_counter(
     label = batch.label
     counts = label_counts(outputs, label, fusions, choice)
     counts |= error_counts(outputs, label, choice, model.detail_weights, rho)
+    if slopes:
+      counts["nll_slopes"] = nll_slopes(outputs.semantic, label)
     if thresholds and outputs.error is not None and outputs.detail is not None:
       counts["by_threshold"] = threshold_counts(outputs, label, thresholds, choice)
     if fusion:

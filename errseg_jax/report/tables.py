@@ -21,6 +21,7 @@ ERROR_SCORES = {
   "error": "P(error)",
   "detail_disbelief": "detail branch’s disbelief",
   "max_probability": "1 − max probability",
+  "temperature": "1 − max probability, temperature-scaled",
   "entropy": "entropy",
   "margin": "margin",
 }

@@ -81,7 +81,7 @@ def evaluator(batch_size=4, devices=1):
   return Evaluator(make_mesh(devices), batch_size=batch_size, threads=1, **padding)
 
 
-def choose(model, fusions=FUSIONS, calibrate=True):
+def choose(model, fusions=FUSIONS, calibrate=True, **options):
   return choosing.choose(
     evaluator(),
     model,
@@ -91,6 +91,7 @@ def choose(model, fusions=FUSIONS, calibrate=True):
     fusions=fusions,
     thresholds=THRESHOLDS,
     on="6 images",
+    **options,
   )
 
 
@@ -144,6 +145,14 @@ def test_one_candidate_alone_is_taken_and_raw_p_ep_stays_raw():
 def test_calibration_is_fitted_on_the_other_half_and_improves_ece():
   choice = choose(Fake())
   assert choice.calibration["after"] < choice.calibration["before"]
+
+
+@pytest.mark.parametrize("wanted", [("error", "detail"), ("detail",)])
+def test_the_temperature_is_fitted_with_and_without_an_error_branch(wanted):
+  choice = choose(Fake(), wanted=wanted)
+  # The labels have logit 2, the others 0, and 70 % are right: exp(2 / T) / (exp(2 / T) + 2) = 0.7.
+  assert choice.temperature == pytest.approx(2 / np.log(2 * 0.7 / 0.3), rel=0.1)
+  assert choice.arrays()["temperature"] == pytest.approx(choice.temperature)
 
 
 class Halves(Source):
