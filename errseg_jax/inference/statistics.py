@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from errseg_jax.inference.choice import calibrated, fused_probabilities
+from errseg_jax.inference.choice import fused_probabilities
 from errseg_jax.losses import error_target, pixel_cross_entropy
+from errseg_jax.metrics.calibration import calibrated
 from errseg_jax.metrics.errors import baseline_logits, error_histogram, hard_histogram, mask_counts
 from errseg_jax.metrics.segmentation import boundary_counts, boundary_radius, confusion_matrix
 from errseg_jax.metrics.temperature import nll_slopes

@@ -6,11 +6,9 @@ from flax import struct
 from scipy import special
 
 from errseg_jax.inference import choose as choosing
-from errseg_jax.inference.calibrate import fit_platt
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.evaluator import Evaluator
 from errseg_jax.inference.statistics import make_counter, threshold_counts
-from errseg_jax.metrics.errors import error_histogram
 from errseg_jax.metrics.segmentation import confusion_matrix, segmentation_scores
 from errseg_jax.models.fusion import FUSIONS
 from errseg_jax.sharding import make_mesh
@@ -18,21 +16,6 @@ from errseg_jax.structs import Outputs
 
 THRESHOLDS = (0.1, 0.5, 0.9)
 C, SIZE = 3, 32
-
-
-@pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (0.4, -1.5), (2.0, 1.0)])
-def test_platt_recovers_the_scale_and_offset_that_made_the_errors(scale, offset):
-  rng = np.random.default_rng(0)
-  z = rng.normal(-1, 2, (1, 500, 500)).astype(np.float32)
-  wrong = rng.random(z.shape) < special.expit(scale * z + offset)
-  hist = np.asarray(error_histogram(jnp.array(z), wrong, np.ones_like(wrong)).sum(0))
-  np.testing.assert_allclose(fit_platt(hist), (scale, offset), atol=0.05)
-
-
-def test_without_errors_nothing_is_fitted():
-  hist = np.zeros((2, 4096), int)
-  hist[0] = 5
-  assert fit_platt(hist) == (1.0, 0.0)
 
 
 @struct.dataclass
@@ -81,13 +64,13 @@ def evaluator(batch_size=4, devices=1):
   return Evaluator(make_mesh(devices), batch_size=batch_size, threads=1, **padding)
 
 
-def choose(model, fusions=FUSIONS, calibrate=True, **options):
+def choose(model, fusions=FUSIONS, calibration="platt", **options):
   return choosing.choose(
     evaluator(),
     model,
     {},
     Source(6),
-    calibrate=calibrate,
+    calibration=calibration,
     fusions=fusions,
     thresholds=THRESHOLDS,
     on="6 images",
@@ -137,13 +120,15 @@ def test_of_those_within_a_standard_error_the_most_cautious_is_taken(error, want
 
 
 def test_one_candidate_alone_is_taken_and_raw_p_ep_stays_raw():
-  choice = choose(Fake(0.0), fusions=("mask",), calibrate=False)
+  choice = choose(Fake(0.0), fusions=("mask",), calibration="none")
   assert choice.fusion == "mask"
   assert (choice.scale, choice.offset) == (1.0, 0.0)
 
 
-def test_calibration_is_fitted_on_the_other_half_and_improves_ece():
-  choice = choose(Fake())
+@pytest.mark.parametrize("kind", ["platt", "isotonic"])
+def test_calibration_is_fitted_on_the_other_half_and_improves_ece(kind):
+  choice = choose(Fake(), fusions=("soft",), calibration=kind)
+  assert bool(choice.knots) == (kind == "isotonic")
   assert choice.calibration["after"] < choice.calibration["before"]
 
 
@@ -166,7 +151,7 @@ class Halves(Source):
 
 
 def both_ways(source):
-  options = {"calibrate": True, "fusions": FUSIONS, "thresholds": THRESHOLDS, "on": "each other"}
+  options = {"calibration": "platt", "fusions": FUSIONS, "thresholds": THRESHOLDS, "on": "each other"}
   return choosing.choose_both_ways(evaluator(), Fake(0.5), {}, source, **options)
 
 
@@ -183,7 +168,7 @@ def test_the_choice_survives_its_file(tmp_path):
   choice = both_ways(Halves(8))
   choice.save(tmp_path)
   assert Choice.load(tmp_path) == choice
-  choice = choose(Fake(0.75))
+  choice = choose(Fake(0.75), fusions=("soft",), calibration="isotonic")
   choice.save(tmp_path)
   assert Choice.load(tmp_path) == choice
 
