@@ -165,17 +165,17 @@ def sweep(counts, hist, hard, thresholds, info: DatasetInfo) -> list[dict[str, A
 
 
 def image_level(totals: Totals) -> dict[str, float | None]:
-  """Mean image mIoU; expected against real accuracy per image: mean absolute error and correlation."""
+  """Mean image mIoU; expected against real accuracy and mIoU per image: mean absolute error and correlation."""
   n = totals.images
-  if not n:
-    return {"mIoU_img": None, "accuracy_mae": None, "accuracy_corr": None}
-  x, y, xx, yy, xy, difference = totals.moments / n
-  spread = (xx - x * x) * (yy - y * y)
-  return {
-    "mIoU_img": totals.image_miou / n,
-    "accuracy_mae": difference,
-    "accuracy_corr": float((xy - x * y) / spread**0.5) if spread > 1e-12 else None,
-  }
+  out = {"mIoU_img": totals.image_miou / n if n else None}
+  for name in ("accuracy", "mIoU"):
+    difference, correlation = None, None
+    if n:
+      x, y, xx, yy, xy, difference = (float(v) for v in totals.moments[name] / n)
+      spread = (xx - x * x) * (yy - y * y)
+      correlation = (xy - x * y) / spread**0.5 if spread > 1e-12 else None
+    out |= {f"{name}_mae": difference, f"{name}_corr": correlation}
+  return out
 
 
 def hardware() -> dict[str, Any]:
@@ -217,6 +217,7 @@ def write_evaluation(workdir: pathlib.Path, results: dict[str, Any], totals: Tot
   """
   arrays = {k: v for k, v in totals.counts.items() if k.split("/")[0] in ("histogram", "confusion")}
   arrays["worst/names"] = np.array([name for _, _, name in totals.worst_first()], dtype=np.str_)
+  arrays["images/accuracy"] = np.array(totals.points.points, np.float64).reshape(-1, 2)
   part = workdir / "evaluation.tmp.npz"
   named: Any = {k.replace("/", "."): v for k, v in arrays.items()}
   np.savez_compressed(part, **named)

@@ -51,7 +51,9 @@ def test_results_hold_every_promised_field(evaluated):
   assert scores | own <= results["error"].keys()
   for name in ("max_probability", "temperature", "entropy", "margin"):
     assert scores <= results["error"]["baselines"][name].keys()
-  assert {"mIoU_img", "accuracy_mae", "accuracy_corr"} <= results["image_level"].keys()
+  assert {"mIoU_img", "accuracy_mae", "accuracy_corr", "mIoU_mae", "mIoU_corr"} <= results[
+    "image_level"
+  ].keys()
   assert {"semantic_ms", "error_ms", "detail_ms", "image_size"} <= results["speed"].keys()
   assert results["chosen"]["candidates"]
   assert results["calibration"]["temperature"] == Choice.load(evaluated).temperature
@@ -134,6 +136,13 @@ def test_predict_writes_what_python_gives(evaluated, tmp_path):
     rows = list(csv.DictReader(file))
   assert [float(r["expected_accuracy"]) for r in rows] == sorted(float(r["expected_accuracy"]) for r in rows)
   assert float(rows[0]["expected_accuracy"]) == pytest.approx(100 * expected.confidence.mean(), abs=0.01)
+  right = [expected.confidence[expected.semantic_labels == c] for c in range(3)]
+  want = [100 * r.mean() / (2 - r.mean()) if r.size else None for r in right]
+  assert [float(rows[0][f"iou/{c}"] or "nan") for c in ("ground", "wall", "sign")] == pytest.approx(
+    [float("nan") if w is None else w for w in want], abs=0.01, nan_ok=True
+  )
+  present = [w for w in want if w is not None]
+  assert float(rows[0]["expected_mIoU"]) == pytest.approx(np.mean(present), abs=0.01)
 
 
 def test_predict_refuses_to_write_among_the_images(evaluated, tmp_path, capsys):

@@ -77,7 +77,7 @@ def error_counts(
 
 
 def image_counts(outputs: Outputs, label: jax.Array, fused: jax.Array, choice: dict) -> Counts:
-  """Per image: valid, right and fused-right pixels, the expected number of right ones, confusion."""
+  """Per image: valid, right and fused-right pixels, confusion of both maps, and by class the expected right ones."""
   valid = label != IGNORE
   semantic = outputs.semantic.argmax(-1)
   num_classes = outputs.semantic.shape[-1]
@@ -87,10 +87,12 @@ def image_counts(outputs: Outputs, label: jax.Array, fused: jax.Array, choice: d
     "image/right": (valid & (semantic == label)).sum((1, 2)),
     "image/fused_right": (valid & (fused == label)).sum((1, 2)),
     "image/confusion": confusion(label, fused),
+    "image/semantic_confusion": confusion(label, semantic),
   }
   if outputs.error is not None:
     p = jax.nn.sigmoid(calibrated(outputs.error, choice))
-    counts["image/expected"] = ((1.0 - p) * valid).sum((1, 2))
+    by_class = jax.vmap(lambda s, w: jnp.bincount(s.ravel(), w.ravel(), length=num_classes))
+    counts["image/expected"] = by_class(semantic, (1.0 - p) * valid)
   return counts
 
 

@@ -233,6 +233,8 @@ def image_level_table(scores: Mapping) -> Table:
     "mIoU_img": "mean over images of the image's mIoU",
     "accuracy_mae": "expected against true accuracy of an image: mean absolute error",
     "accuracy_corr": "expected against true accuracy of an image: correlation",
+    "mIoU_mae": "expected against true mIoU of an image: mean absolute error",
+    "mIoU_corr": "expected against true mIoU of an image: correlation",
   }
   rows = tuple((Cell(labels.get(k, k)), Cell(number(v))) for k, v in scores.items())
   return Table("Scores of whole images.", ("", "value"), rows)

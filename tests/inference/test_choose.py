@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,7 @@ from flax import struct
 from scipy import special
 
 from errseg_jax.inference import choose as choosing
+from errseg_jax.inference import evaluator as evaluating
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.evaluator import Evaluator
 from errseg_jax.inference.statistics import make_counter, threshold_counts
@@ -214,7 +217,10 @@ def assert_same(a, b):
     np.testing.assert_array_equal(value, b.counts[key], err_msg=key)
   assert a.images == b.images
   assert a.worst_first() == b.worst_first()
-  np.testing.assert_allclose(a.moments, b.moments, rtol=1e-5)
+  assert a.moments.keys() == b.moments.keys() == {"accuracy", "mIoU"}
+  for key, value in a.moments.items():
+    np.testing.assert_allclose(value, b.moments[key], rtol=1e-5)
+  np.testing.assert_allclose(sorted(a.points.points), sorted(b.points.points), rtol=1e-5)
   assert a.image_miou == pytest.approx(b.image_miou)
   for key, value in a.image_scores.items():
     np.testing.assert_allclose(value, b.image_scores[key])
@@ -236,10 +242,14 @@ def test_totals_are_those_of_a_direct_computation():
   """Padding and the rows that fill up a batch count nothing."""
   source = Source(5)
   got = totals(source, 4)
-  confusion, miou = np.zeros((C, C), int), 0.0
+  confusion, miou, expected = np.zeros((C, C), int), 0.0, []
   for sample in source.samples:
     outputs = Fake(0.75).apply({}, jnp.array(sample["image"][None]))
-    confusion += confusion_of(sample["label"], np.asarray(outputs.semantic[0]).argmax(-1))
+    labels, valid = np.asarray(outputs.semantic[0]).argmax(-1), sample["label"] != 255
+    confusion += confusion_of(sample["label"], labels)
+    right = 1 - special.expit(0.8 * np.asarray(outputs.error[0]) + 0.1)
+    shares = [right[valid & (labels == c)].mean() for c in range(C)]
+    expected.append((100 * right[valid].mean(), np.mean([100 * r / (2 - r) for r in shares])))
     p = special.expit(0.8 * np.asarray(outputs.error) + 0.1)[..., None]
     detail, semantic = (special.softmax(x, -1) for x in (outputs.detail, outputs.semantic))
     fused = (p * detail + (1 - p) * semantic)[0].argmax(-1)
@@ -249,6 +259,19 @@ def test_totals_are_those_of_a_direct_computation():
   assert got.counts["by_threshold"][:, 0].sum() == confusion.sum()
   assert got.image_miou == pytest.approx(miou)
   assert got.images == 5
+  sums = [got.moments[name][0] for name in ("accuracy", "mIoU")]
+  np.testing.assert_allclose(sums, np.sum(expected, 0), rtol=1e-5)
+  np.testing.assert_allclose([x for x, _ in got.points.points], [x for x, _ in expected], rtol=1e-5)
+
+
+def test_points_of_many_images_are_thinned_evenly(monkeypatch):
+  monkeypatch.setattr(evaluating, "MAX_POINTS", 10)
+  thinned = evaluating.Thinned()
+  for i in range(101):
+    thinned.add((float(i), 0.0))
+    assert len(thinned.points) <= 10
+  assert {b[0] - a[0] for a, b in itertools.pairwise(thinned.points)} == {thinned.stride}
+  assert thinned.points[-1][0] >= 101 - thinned.stride
 
 
 def test_an_all_ignored_image_counts_nothing():
