@@ -21,7 +21,10 @@ from errseg_jax.data.splits import stretches
 from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.choose import mask_confusion
+from errseg_jax.inference.confidnet import VoidAsClass, confidnet_scores, make_confidnet_counter
 from errseg_jax.inference.evaluator import Totals, make_evaluator
+from errseg_jax.inference.extra_scores import SCORES as EXTRA_SCORES
+from errseg_jax.inference.extra_scores import check_dropout, make_extra_counter
 from errseg_jax.inference.statistics import make_counter
 from errseg_jax.metrics.errors import error_scores, mask_scores, per_image_scores, threshold_scores
 from errseg_jax.metrics.segmentation import boundary_iou, segmentation_scores
@@ -37,19 +40,27 @@ BRANCHES = ("error", "detail")
 SWEEP = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # thresholds that are always scored
 
 
-def evaluate(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[str, Any]:
+def evaluate(
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  split: str,
+  scores: tuple[str, ...] = (),
+  confidnet: bool = False,
+) -> dict[str, Any]:
   """Scores a workdir and writes results.json and evaluation.npz there; results_SPLIT.json for another split.
 
   Args:
     config: of the workdir.
     workdir: of a finished run.
     split: of its data set.
+    scores: of inference.extra_scores.SCORES, beside the free ones.
+    confidnet: score by ConfidNet's convention too.
 
   Returns:
     The content of results.json.
 
   Raises:
-    UserError: a stage or the split is missing, or a file is damaged.
+    UserError: a stage or the split is missing, a file is damaged, or the network cannot give a score.
   """
   dataset = build.dataset(config)
   source, info = dataset.source(split), dataset.info
@@ -58,6 +69,12 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[str,
   variables = replicate(trained_variables(config, workdir, model), mesh)
   stages = {stage.name: stage for stage in plan(config)}
   branches = tuple(b for b in BRANCHES if b in stages)
+  for score in scores:
+    build.known(score, EXTRA_SCORES, "--scores")
+  if "mc_dropout" in scores:
+    check_dropout(model, variables)
+  if confidnet and "error" not in branches:
+    raise UserError(f"--confidnet: {workdir} has no error branch (config.order)")
   choice = Choice.load(workdir) if "detail" in branches else Choice()
   evaluator = make_evaluator(config, mesh)
   thresholds = tuple(sorted({*SWEEP, *build.thresholds(config)}))
@@ -72,6 +89,9 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[str,
       update = functools.partial(lambda before, done: show(before + done), before)
       evaluator.run(counter, variables, part, own, per_image=True, progress=update, totals=totals)
       before += len(part)
+  if scores:
+    extra = make_extra_counter(model, scores, config.loader.size_multiple, config.segmenter.size_remainder)
+    totals.counts |= evaluator.run(extra, variables, source, choice).counts
   results = {
     "schema": 1,
     "dataset": config.data.name,
@@ -83,6 +103,12 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[str,
     **segmentation_results(totals, info),
     **error_results(totals, choice, thresholds, info),
   }
+  if confidnet:
+    pooled = Totals()
+    for own, part in passes:
+      part = VoidAsClass(part, info.num_classes)
+      evaluator.run(make_confidnet_counter(model), variables, part, own, totals=pooled)
+    results["error"]["conventions"] |= confidnet_scores(pooled.counts)
   if "control" in stages:
     control = merge(variables, stage_result(config, workdir, stages["control"], variables))
     counts = evaluator.run(make_counter(model, wanted=()), control, source, Choice()).counts

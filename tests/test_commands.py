@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn import metrics as sk
 
 from errseg_jax import build
 from errseg_jax.cli import main
@@ -91,6 +92,33 @@ def test_each_half_is_scored_by_its_own_choice(evaluated, tmp_path):
   assert results["fused"]["mIoU"] == pytest.approx(100 * (np.diag(confusion) / union).mean(), abs=0.05)
   assert results["error"]["recall"] == pytest.approx(100 * flagged[1, 1] / flagged[:, 1].sum(), abs=0.05)
   assert [half["fusion"] for half in results["chosen"]["halves"]] == ["mask", "semantic"]
+
+
+def test_further_scores_and_confidnet_on_request(evaluated, tmp_path, capsys):
+  workdir = tmp_path / "run"
+  shutil.copytree(evaluated, workdir)
+  words = ["evaluate", f"--workdir={workdir}", "--config.num_devices=1"]
+  assert main([*words, "--scores=tta,dropout"]) == 2
+  assert "did you mean 'mc_dropout'?" in capsys.readouterr().err
+  assert main([*words, "--scores=mc_dropout,tta", "--confidnet"]) == 0
+  before, after = results_of(evaluated), results_of(workdir)
+  assert before["error"]["conventions"]["confidnet"] is None
+  free = after["error"]["baselines"]
+  for name in ("mc_dropout", "tta"):
+    assert name not in before["error"]["baselines"]
+    assert free[name]["rate"] == free["max_probability"]["rate"]
+    assert free[name]["AUROC"] > 50
+  network = load(workdir)
+  source, z, wrong = build.dataset(network.config).source("val"), [], []
+  for sample in (source[i] for i in range(len(source))):
+    out = network.predict(sample["image"])
+    z.append(out.error_probability.ravel())
+    wrong.append((out.semantic_labels != sample["label"]).ravel())  # 255 is never predicted
+  z, wrong = np.concatenate(z), np.concatenate(wrong)
+  scores = after["error"]["conventions"]["confidnet"]
+  assert scores["rate"] == pytest.approx(100 * wrong.mean(), abs=0.05)
+  assert scores["AUPR_error"] == pytest.approx(100 * sk.average_precision_score(wrong, z), abs=0.3)
+  assert scores["rate"] == after["error"]["conventions"]["confidnet_max_probability"]["rate"]
 
 
 def test_the_sweep_agrees_with_the_chosen_mask(evaluated):

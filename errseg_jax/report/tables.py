@@ -24,6 +24,8 @@ ERROR_SCORES = {
   "temperature": "1 − max probability, temperature-scaled",
   "entropy": "entropy",
   "margin": "margin",
+  "mc_dropout": "dropout passes",
+  "tta": "augmented images",
 }
 HIGHER_IS_BETTER = {
   "AUROC": True,
@@ -194,7 +196,7 @@ def convention_table(error: Mapping) -> Table | None:
     (Cell(key.replace("_", " ")), *(Cell(number(scores.get(n))) for n in names))
     for key, scores in conventions.items()
   )
-  caption = "P(error) under other conventions of the literature."
+  caption = "Error detection under other conventions of the literature; of P(error) where no score is named."
   return Table(caption, ("convention", *names), rows)
 
 
