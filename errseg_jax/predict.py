@@ -102,7 +102,9 @@ def predict(
       write_outputs(output, name, image, out, network.info.palette)
       expected = 100 * float(np.mean(1 - out.error_probability))
       flagged = 100 * float(np.mean(out.error_probability > network.choice.threshold))
-      counts = expected_counts(out.semantic_labels, out.error_probability, network.info.num_classes)
+      counts = expected_counts(
+        np.asarray(out.semantic_labels), np.asarray(out.error_probability), network.info.num_classes
+      )
       ious = ["" if np.isnan(iou) else f"{iou:.2f}" for iou in expected_iou(*counts)]
       quality = (f"{expected_miou(*counts):.2f}", *ious)
       rows.append((str(path), f"{expected:.2f}", f"{flagged:.2f}", *image.shape[:2], *quality))

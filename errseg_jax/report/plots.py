@@ -148,7 +148,7 @@ def image_accuracy(points: np.ndarray, scores: Mapping[str, float | None]) -> Pl
   figure, axes = _axes("expected accuracy, %", "real accuracy, %")
   low = float(np.floor(points.min()))
   axes.plot([low, 100], [low, 100], color="#6b7280", linewidth=1, linestyle="--")
-  axes.scatter(*points.T, s=9, color=COLOURS[0], alpha=0.6, linewidths=0)
+  axes.scatter(points[:, 0], points[:, 1], s=9, color=COLOURS[0], alpha=0.6, linewidths=0)
   error, correlation = number(scores.get("accuracy_mae")), number(scores.get("accuracy_corr"))
   caption = (
     "Accuracy of each image, foreseen without its truth: on the dashed line it came as expected. "
