@@ -22,13 +22,13 @@ from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.choose import mask_confusion
 from errseg_jax.inference.confidnet import VoidAsClass, confidnet_scores, make_confidnet_counter
-from errseg_jax.inference.evaluator import Totals, make_evaluator
+from errseg_jax.inference.evaluator import Evaluator, Totals, make_evaluator
 from errseg_jax.inference.extra_scores import SCORES as EXTRA_SCORES
 from errseg_jax.inference.extra_scores import check_dropout, make_extra_counter
 from errseg_jax.inference.statistics import make_counter
 from errseg_jax.metrics.errors import error_scores, mask_scores, per_image_scores, threshold_scores
 from errseg_jax.metrics.segmentation import boundary_iou, segmentation_scores
-from errseg_jax.models.error_aware import infer
+from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.progress import progress_bar
 from errseg_jax.sharding import make_mesh, replicate
 from errseg_jax.structs import DatasetInfo
@@ -69,12 +69,9 @@ def evaluate(
   variables = replicate(trained_variables(config, workdir, model), mesh)
   stages = {stage.name: stage for stage in plan(config)}
   branches = tuple(b for b in BRANCHES if b in stages)
-  for score in scores:
-    build.known(score, EXTRA_SCORES, "--scores")
-  if "mc_dropout" in scores:
-    check_dropout(model, variables)
   if confidnet and "error" not in branches:
     raise UserError(f"--confidnet: {workdir} has no error branch (config.order)")
+  check_scores(scores, model, variables)
   choice = Choice.load(workdir) if "detail" in branches else Choice()
   evaluator = make_evaluator(config, mesh)
   thresholds = tuple(sorted({*SWEEP, *build.thresholds(config)}))
@@ -104,11 +101,8 @@ def evaluate(
     **error_results(totals, choice, thresholds, info),
   }
   if confidnet:
-    pooled = Totals()
-    for own, part in passes:
-      part = VoidAsClass(part, info.num_classes)
-      evaluator.run(make_confidnet_counter(model), variables, part, own, totals=pooled)
-    results["error"]["conventions"] |= confidnet_scores(pooled.counts)
+    parts = [(own, VoidAsClass(part, info.num_classes)) for own, part in passes]
+    results["error"]["conventions"] |= confidnet_results(evaluator, model, variables, parts)
   if "control" in stages:
     control = merge(variables, stage_result(config, workdir, stages["control"], variables))
     counts = evaluator.run(make_counter(model, wanted=()), control, source, Choice()).counts
@@ -121,6 +115,26 @@ def evaluate(
   )
   print_results(results)
   return results
+
+
+def check_scores(scores: tuple[str, ...], model: ErrorAware, variables: Any) -> None:
+  """Before anything is computed.
+
+  Raises:
+    UserError: an unknown score, or one that the network cannot give.
+  """
+  for score in scores:
+    build.known(score, EXTRA_SCORES, "--scores")
+  if "mc_dropout" in scores:
+    check_dropout(model, variables)
+
+
+def confidnet_results(evaluator: Evaluator, model: ErrorAware, variables: Any, parts: list) -> dict[str, Any]:
+  """`confidnet_scores` over parts of a source, each under its own choice: pairs (Choice, VoidAsClass)."""
+  totals, counter = Totals(), make_confidnet_counter(model)
+  for choice, part in parts:
+    evaluator.run(counter, variables, part, choice, totals=totals)
+  return confidnet_scores(totals.counts)
 
 
 def segmentation_results(totals: Totals, info: DatasetInfo) -> dict[str, Any]:
