@@ -44,7 +44,8 @@ def evaluate(args: argparse.Namespace) -> int:
   prepare(config)
   from errseg_jax.evaluate import evaluate as run
 
-  run(config, workdir(args), args.split or config.splits.val)
+  scores = tuple(name for name in args.scores.split(",") if name)
+  run(config, workdir(args), args.split or config.splits.val, scores, args.confidnet)
   return 0
 
 
@@ -121,7 +122,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 OWN_FLAGS = {
   "train": {"--config", "--workdir"},
-  "evaluate": {"--workdir", "--split"},
+  "evaluate": {"--workdir", "--split", "--scores", "--confidnet"},
   "predict": {"--workdir", "--output"},
   "report": {"--workdir"},
   "data check": {"--config", "--split"},
@@ -133,6 +134,8 @@ FLAG_HELP = {
   "--config": "FILE[:arg] of an experiment, as configs/scenes_demo.py",
   "--workdir": "folder of the run",
   "--split": "split to read; by default the one that is reported (data check: all)",
+  "--scores": "further error scores, which cost further passes: mc_dropout,tta or one of them",
+  "--confidnet": "error detection by ConfidNet's convention too: void is an error",
   "--output": "folder for the results; by default WORKDIR/predictions",
   "--from": "name of the published network, as torchvision_deeplabv3; docs/convert.md lists them",
   "--weights": "its file: .pth, .pt, .safetensors, .npz or .h5",
@@ -142,7 +145,7 @@ FLAG_HELP = {
   "--size": "HEIGHTxWIDTH of the image in pixels; by default 513x513",
   "--json": "print one JSON object in place of a table",
 }
-SWITCHES = ("--json",)
+SWITCHES = ("--json", "--confidnet")
 
 
 def workdir(args: argparse.Namespace) -> pathlib.Path:

@@ -104,7 +104,7 @@ def default_config() -> ConfigDict:
   config.train.select = "best"  # of a stage's scored checkpoints, by the choose split; or "last"
 
   config.choose = ConfigDict()
-  config.choose.calibrate = True  # P_ep; False: raw, as the paper uses it
+  config.choose.calibration = "platt"  # of P_ep; "isotonic"; "none": raw, as the paper uses it
   config.choose.fusions = ("semantic", "mask", "soft", "gate", "mean", "detail")  # candidates; one is taken
   config.choose.thresholds = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of "mask"
   return config
@@ -121,7 +121,7 @@ def paper(config: ConfigDict) -> ConfigDict:
   config.error_loss.w3, config.error_loss.w3_min = placeholder(float), 0.001
   config.detail_branch.encoder = "missing"
   config.order = tuple(s for s in ("semantic", "error", "detail", "control") if s in config.order)
-  config.choose.calibrate = False
+  config.choose.calibration = "none"
   config.choose.fusions = ("mask",)
   config.choose.thresholds = (0.7,)
   return config

@@ -21,11 +21,14 @@ from errseg_jax.data.splits import stretches
 from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.choose import mask_confusion
-from errseg_jax.inference.evaluator import Totals, make_evaluator
+from errseg_jax.inference.confidnet import VoidAsClass, confidnet_scores, make_confidnet_counter
+from errseg_jax.inference.evaluator import Evaluator, Totals, make_evaluator
+from errseg_jax.inference.extra_scores import SCORES as EXTRA_SCORES
+from errseg_jax.inference.extra_scores import check_dropout, make_extra_counter
 from errseg_jax.inference.statistics import make_counter
 from errseg_jax.metrics.errors import error_scores, mask_scores, per_image_scores, threshold_scores
 from errseg_jax.metrics.segmentation import boundary_iou, segmentation_scores
-from errseg_jax.models.error_aware import infer
+from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.progress import progress_bar
 from errseg_jax.sharding import make_mesh, replicate
 from errseg_jax.structs import DatasetInfo
@@ -37,19 +40,27 @@ BRANCHES = ("error", "detail")
 SWEEP = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # thresholds that are always scored
 
 
-def evaluate(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[str, Any]:
+def evaluate(
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  split: str,
+  scores: tuple[str, ...] = (),
+  confidnet: bool = False,
+) -> dict[str, Any]:
   """Scores a workdir and writes results.json and evaluation.npz there; results_SPLIT.json for another split.
 
   Args:
     config: of the workdir.
     workdir: of a finished run.
     split: of its data set.
+    scores: of inference.extra_scores.SCORES, beside the free ones.
+    confidnet: score by ConfidNet's convention too.
 
   Returns:
     The content of results.json.
 
   Raises:
-    UserError: a stage or the split is missing, or a file is damaged.
+    UserError: a stage or the split is missing, a file is damaged, or the network cannot give a score.
   """
   dataset = build.dataset(config)
   source, info = dataset.source(split), dataset.info
@@ -58,6 +69,9 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[str,
   variables = replicate(trained_variables(config, workdir, model), mesh)
   stages = {stage.name: stage for stage in plan(config)}
   branches = tuple(b for b in BRANCHES if b in stages)
+  if confidnet and "error" not in branches:
+    raise UserError(f"--confidnet: {workdir} has no error branch (config.order)")
+  check_scores(scores, model, variables)
   choice = Choice.load(workdir) if "detail" in branches else Choice()
   evaluator = make_evaluator(config, mesh)
   thresholds = tuple(sorted({*SWEEP, *build.thresholds(config)}))
@@ -72,6 +86,9 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[str,
       update = functools.partial(lambda before, done: show(before + done), before)
       evaluator.run(counter, variables, part, own, per_image=True, progress=update, totals=totals)
       before += len(part)
+  if scores:
+    extra = make_extra_counter(model, scores, config.loader.size_multiple, config.segmenter.size_remainder)
+    totals.counts |= evaluator.run(extra, variables, source, choice).counts
   results = {
     "schema": 1,
     "dataset": config.data.name,
@@ -84,6 +101,9 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[str,
     **({"chosen": chosen(choice)} if "detail" in branches else {}),
     **error_results(totals, choice, thresholds, info),
   }
+  if confidnet:
+    parts = [(own, VoidAsClass(part, info.num_classes)) for own, part in passes]
+    results["error"]["conventions"] |= confidnet_results(evaluator, model, variables, parts)
   if "control" in stages:
     control = merge(variables, stage_result(config, workdir, stages["control"], variables))
     counts = evaluator.run(make_counter(model, wanted=()), control, source, Choice()).counts
@@ -96,6 +116,26 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[str,
   )
   print_results(results)
   return results
+
+
+def check_scores(scores: tuple[str, ...], model: ErrorAware, variables: Any) -> None:
+  """Before anything is computed.
+
+  Raises:
+    UserError: an unknown score, or one that the network cannot give.
+  """
+  for score in scores:
+    build.known(score, EXTRA_SCORES, "--scores")
+  if "mc_dropout" in scores:
+    check_dropout(model, variables)
+
+
+def confidnet_results(evaluator: Evaluator, model: ErrorAware, variables: Any, parts: list) -> dict[str, Any]:
+  """`confidnet_scores` over parts of a source, each under its own choice: pairs (Choice, VoidAsClass)."""
+  totals, counter = Totals(), make_confidnet_counter(model)
+  for choice, part in parts:
+    evaluator.run(counter, variables, part, choice, totals=totals)
+  return confidnet_scores(totals.counts)
 
 
 def segmentation_results(totals: Totals, info: DatasetInfo) -> dict[str, Any]:
@@ -127,8 +167,11 @@ def error_results(
   counts = totals.counts
   histograms = {k.removeprefix("histogram/"): v for k, v in counts.items() if k[:10] == "histogram/"}
   baselines = {k: error_scores(v) for k, v in histograms.items() if k not in ("error", "error_raw")}
+  temperature = choice.temperature if choice.on else None
+  if temperature is None:  # nothing was fitted
+    del baselines["temperature"]
   if "error" not in histograms:
-    return {"error": {"baselines": baselines}}
+    return {"calibration": {"temperature": temperature}, "error": {"baselines": baselines}}
   hist, hard = histograms["error"], counts["hard"]
   errors = int(hist[1].sum())
   error: dict[str, Any] = {
@@ -149,6 +192,7 @@ def error_results(
     "calibration": {
       "before": error_scores(histograms["error_raw"])["ECE"],
       "after": error["ECE"],
+      "temperature": temperature,
     },
     "error": error,
     "image_level": image_level(totals),
@@ -166,17 +210,17 @@ def sweep(counts, hist, hard, thresholds, info: DatasetInfo) -> list[dict[str, A
 
 
 def image_level(totals: Totals) -> dict[str, float | None]:
-  """Mean image mIoU; expected against real accuracy per image: mean absolute error and correlation."""
+  """Mean image mIoU; expected against real accuracy and mIoU per image: mean absolute error and correlation."""
   n = totals.images
-  if not n:
-    return {"mIoU_img": None, "accuracy_mae": None, "accuracy_corr": None}
-  x, y, xx, yy, xy, difference = totals.moments / n
-  spread = (xx - x * x) * (yy - y * y)
-  return {
-    "mIoU_img": totals.image_miou / n,
-    "accuracy_mae": difference,
-    "accuracy_corr": float((xy - x * y) / spread**0.5) if spread > 1e-12 else None,
-  }
+  out = {"mIoU_img": totals.image_miou / n if n else None}
+  for name in ("accuracy", "mIoU"):
+    difference, correlation = None, None
+    if n:
+      x, y, xx, yy, xy, difference = (float(v) for v in totals.moments[name] / n)
+      spread = (xx - x * x) * (yy - y * y)
+      correlation = (xy - x * y) / spread**0.5 if spread > 1e-12 else None
+    out |= {f"{name}_mae": difference, f"{name}_corr": correlation}
+  return out
 
 
 def hardware() -> dict[str, Any]:
@@ -218,6 +262,7 @@ def write_evaluation(workdir: pathlib.Path, results: dict[str, Any], totals: Tot
   """
   arrays = {k: v for k, v in totals.counts.items() if k.split("/")[0] in ("histogram", "confusion")}
   arrays["worst/names"] = np.array([name for _, _, name in totals.worst_first()], dtype=np.str_)
+  arrays["images/accuracy"] = np.array(totals.points.points, np.float64).reshape(-1, 2)
   part = workdir / "evaluation.tmp.npz"
   named: Any = {k.replace("/", "."): v for k, v in arrays.items()}
   np.savez_compressed(part, **named)
@@ -263,6 +308,10 @@ def print_results(results: dict[str, Any]) -> None:
   for name, row in error["baselines"].items():
     table.add_row(name, *(_number(row[n]) for n in scores))
   console.print(table)
+  if "temperature" in error["baselines"]:
+    before, after = (_number(error["baselines"][n]["ECE"]) for n in ("max_probability", "temperature"))
+    value = _number(results.get("calibration", {}).get("temperature"))
+    console.print(f"ECE of max probability {before}, with temperature {value} {after}")
 
 
 def _number(value: float | None) -> str:

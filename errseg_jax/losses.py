@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from errseg_jax.errors import UserError
+from errseg_jax.metrics.calibration import IDENTITY, Calibration, calibrated
 from errseg_jax.models.error_branch import max_probability_logit
 from errseg_jax.structs import IGNORE, Outputs
 
@@ -197,7 +198,7 @@ class DetailLoss:
       network misses most are rare classes.
     class_weights: weight of each class; () = none.
     max_probability: take 1 - max P_sb in place of P_ep.
-    calibration: (scale, offset) of the error logit; (1, 0) leaves P_ep raw, as published.
+    calibration: of the error logit; the identity leaves P_ep raw, as published.
   """
 
   weights: str = "mask"
@@ -207,7 +208,7 @@ class DetailLoss:
   balance: float = 0.0
   class_weights: tuple[float, ...] = ()
   max_probability: bool = False
-  calibration: tuple[float, float] = (1.0, 0.0)
+  calibration: Calibration = IDENTITY
 
   def __post_init__(self):
     check_balance(self.balance, "detail_loss")
@@ -236,7 +237,7 @@ class DetailLoss:
     if self.max_probability or outputs.error is None:
       logit = max_probability_logit(outputs.semantic)
     else:
-      logit = self.calibration[0] * outputs.error + self.calibration[1]
+      logit = calibrated(outputs.error, self.calibration.arrays())
     p = jax.lax.stop_gradient(jax.nn.sigmoid(logit))
     return given * ((p > self.t) if self.weights == "mask" else 1.0 + self.k * p)
 

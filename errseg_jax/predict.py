@@ -13,12 +13,13 @@ from ml_collections import ConfigDict
 
 from errseg_jax.data.images import IMAGE_SUFFIXES, read_image, write_label_png, write_png
 from errseg_jax.errors import UserError
+from errseg_jax.metrics.image_quality import expected_counts, expected_iou, expected_miou
 from errseg_jax.progress import progress_bar
 from errseg_jax.structs import Prediction
 from errseg_jax.train.restore import load
 
 ERROR_COLOUR = np.array((230, 159, 0), np.float32)  # orange, told from every label by colour-blind eyes
-COLUMNS = ("image", "expected_accuracy", "flagged_share", "height", "width")
+COLUMNS = ("image", "expected_accuracy", "flagged_share", "height", "width", "expected_mIoU")
 
 
 def find_images(paths: Sequence[pathlib.Path], output: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -80,8 +81,9 @@ def predict(
     config: of the workdir, with changes of this call; None reads it.
 
   Returns:
-    The path of predictions.csv: expected accuracy of the frozen network's labels (mean of 1 - calibrated
-    P_ep, percent) and the share of pixels over the threshold, the worst image first.
+    The path of predictions.csv, the worst image first: expected accuracy of the frozen network's labels (mean of
+    1 - calibrated P_ep), the share of pixels over the threshold, and what `expected_iou` says of the labels, as
+    expected_mIoU and in a column iou/CLASS for each class, empty where no pixel has its label; percent.
 
   Raises:
     UserError: a path or image that cannot be read; a workdir that is not finished.
@@ -100,14 +102,19 @@ def predict(
       write_outputs(output, name, image, out, network.info.palette)
       expected = 100 * float(np.mean(1 - out.error_probability))
       flagged = 100 * float(np.mean(out.error_probability > network.choice.threshold))
-      rows.append((str(path), f"{expected:.2f}", f"{flagged:.2f}", *image.shape[:2]))
+      counts = expected_counts(
+        np.asarray(out.semantic_labels), np.asarray(out.error_probability), network.info.num_classes
+      )
+      ious = ["" if np.isnan(iou) else f"{iou:.2f}" for iou in expected_iou(*counts)]
+      quality = (f"{expected_miou(*counts):.2f}", *ious)
+      rows.append((str(path), f"{expected:.2f}", f"{flagged:.2f}", *image.shape[:2], *quality))
       show(done)
   rows.sort(key=lambda row: float(row[1]))
   table = output / "predictions.csv"
   part = table.with_suffix(".tmp")
   with part.open("w", newline="") as file:
     writer = csv.writer(file)
-    writer.writerow(COLUMNS)
+    writer.writerow([*COLUMNS, *(f"iou/{name}" for name in network.info.classes)])
     writer.writerows(rows)
   os.replace(part, table)
   return table

@@ -9,9 +9,11 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn import metrics as sk
 
 from errseg_jax import build
 from errseg_jax.cli import main
+from errseg_jax.inference.choice import Choice
 from errseg_jax.train.restore import load
 from errseg_jax.train.workdir import load_config
 
@@ -48,11 +50,14 @@ def test_results_hold_every_promised_field(evaluated):
     "conventions",
   }
   assert scores | own <= results["error"].keys()
-  for name in ("max_probability", "entropy", "margin"):
+  for name in ("max_probability", "temperature", "entropy", "margin"):
     assert scores <= results["error"]["baselines"][name].keys()
-  assert {"mIoU_img", "accuracy_mae", "accuracy_corr"} <= results["image_level"].keys()
+  assert {"mIoU_img", "accuracy_mae", "accuracy_corr", "mIoU_mae", "mIoU_corr"} <= results[
+    "image_level"
+  ].keys()
   assert {"semantic_ms", "error_ms", "detail_ms", "image_size"} <= results["speed"].keys()
   assert results["chosen"]["candidates"]
+  assert results["calibration"]["temperature"] == Choice.load(evaluated).temperature
 
 
 def test_another_split_leaves_the_reported_scores_alone(evaluated):
@@ -87,6 +92,33 @@ def test_each_half_is_scored_by_its_own_choice(evaluated, tmp_path):
   assert results["fused"]["mIoU"] == pytest.approx(100 * (np.diag(confusion) / union).mean(), abs=0.05)
   assert results["error"]["recall"] == pytest.approx(100 * flagged[1, 1] / flagged[:, 1].sum(), abs=0.05)
   assert [half["fusion"] for half in results["chosen"]["halves"]] == ["mask", "semantic"]
+
+
+def test_further_scores_and_confidnet_on_request(evaluated, tmp_path, capsys):
+  workdir = tmp_path / "run"
+  shutil.copytree(evaluated, workdir)
+  words = ["evaluate", f"--workdir={workdir}", "--config.num_devices=1"]
+  assert main([*words, "--scores=tta,dropout"]) == 2
+  assert "did you mean 'mc_dropout'?" in capsys.readouterr().err
+  assert main([*words, "--scores=mc_dropout,tta", "--confidnet"]) == 0
+  before, after = results_of(evaluated), results_of(workdir)
+  assert before["error"]["conventions"]["confidnet"] is None
+  free = after["error"]["baselines"]
+  for name in ("mc_dropout", "tta"):
+    assert name not in before["error"]["baselines"]
+    assert free[name]["rate"] == free["max_probability"]["rate"]
+    assert free[name]["AUROC"] > 50
+  network = load(workdir)
+  source, z, wrong = build.dataset(network.config).source("val"), [], []
+  for sample in (source[i] for i in range(len(source))):
+    out = network.predict(sample["image"])
+    z.append(out.error_probability.ravel())
+    wrong.append((out.semantic_labels != sample["label"]).ravel())  # 255 is never predicted
+  z, wrong = np.concatenate(z), np.concatenate(wrong)
+  scores = after["error"]["conventions"]["confidnet"]
+  assert scores["rate"] == pytest.approx(100 * wrong.mean(), abs=0.05)
+  assert scores["AUPR_error"] == pytest.approx(100 * sk.average_precision_score(wrong, z), abs=0.3)
+  assert scores["rate"] == after["error"]["conventions"]["confidnet_max_probability"]["rate"]
 
 
 def test_the_sweep_agrees_with_the_chosen_mask(evaluated):
@@ -132,6 +164,13 @@ def test_predict_writes_what_python_gives(evaluated, tmp_path):
     rows = list(csv.DictReader(file))
   assert [float(r["expected_accuracy"]) for r in rows] == sorted(float(r["expected_accuracy"]) for r in rows)
   assert float(rows[0]["expected_accuracy"]) == pytest.approx(100 * expected.confidence.mean(), abs=0.01)
+  right = [expected.confidence[expected.semantic_labels == c] for c in range(3)]
+  want = [100 * r.mean() / (2 - r.mean()) if r.size else None for r in right]
+  assert [float(rows[0][f"iou/{c}"] or "nan") for c in ("ground", "wall", "sign")] == pytest.approx(
+    [float("nan") if w is None else w for w in want], abs=0.01, nan_ok=True
+  )
+  present = [w for w in want if w is not None]
+  assert float(rows[0]["expected_mIoU"]) == pytest.approx(np.mean(present), abs=0.01)
 
 
 def test_predict_refuses_to_write_among_the_images(evaluated, tmp_path, capsys):

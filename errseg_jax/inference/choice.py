@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from errseg_jax.errors import UserError
+from errseg_jax.metrics.calibration import Calibration, calibrated
 from errseg_jax.models.fusion import BLIND, detail_share, fuse
 from errseg_jax.structs import Outputs
 
@@ -22,8 +23,10 @@ class Choice:
   Attributes:
     fusion: one of models.fusion.FUSIONS.
     threshold: t of fusion "mask", on calibrated P_ep; also the mask that reports start with.
-    scale: calibrated error logit = scale * logit + offset.
+    scale: of `metrics.calibration.Calibration`, as the next two.
     offset: see scale.
+    knots: see scale.
+    temperature: of the frozen network's softmax, for the error score "temperature".
     gate: weights of fusion "gate", over the raw error logit's features; () without.
     on: the images that it was chosen on, in words.
     candidates: mIoU of each candidate on them.
@@ -37,6 +40,8 @@ class Choice:
   threshold: float = 0.5
   scale: float = 1.0
   offset: float = 0.0
+  knots: tuple[tuple[float, float], ...] = ()
+  temperature: float = 1.0
   gate: tuple[float, ...] = ()
   on: str = ""
   candidates: dict[str, float | None] = dataclasses.field(default_factory=dict)
@@ -48,8 +53,8 @@ class Choice:
     """The numbers, as arguments of a jitted function: another choice does not recompile it."""
     return {
       "threshold": jnp.float32(self.threshold),
-      "scale": jnp.float32(self.scale),
-      "offset": jnp.float32(self.offset),
+      **Calibration(self.scale, self.offset, self.knots).arrays(),
+      "temperature": jnp.float32(self.temperature),
       "gate": jnp.array(self.gate or (0.0,) * 6, jnp.float32),
     }
 
@@ -64,7 +69,8 @@ class Choice:
   def from_fields(cls, fields: dict) -> Choice:
     """From what `dataclasses.asdict` and JSON made of a choice."""
     halves = tuple(cls.from_fields(half) for half in fields["halves"])
-    return cls(**{**fields, "gate": tuple(fields["gate"]), "halves": halves})
+    knots = tuple((float(x), float(y)) for x, y in fields["knots"])
+    return cls(**{**fields, "knots": knots, "gate": tuple(fields["gate"]), "halves": halves})
 
   @classmethod
   def load(cls, workdir: pathlib.Path) -> Choice:
@@ -80,11 +86,6 @@ class Choice:
       raise UserError(f"{path} is missing: `errseg train` with this workdir has not finished") from None
     except (ValueError, TypeError, KeyError):
       raise UserError(f"{path} is damaged: remove it and run `errseg train` again") from None
-
-
-def calibrated(error: jax.Array, choice: dict[str, jax.Array]) -> jax.Array:
-  """Raw error logit -> calibrated error logit."""
-  return choice["scale"] * error + choice["offset"]
 
 
 def fused_probabilities(outputs: Outputs, fusion: str, choice: dict[str, jax.Array]) -> jax.Array:

@@ -16,12 +16,13 @@ import numpy as np
 from scipy import optimize, special
 
 from errseg_jax.data.splits import stretches
-from errseg_jax.inference.calibrate import fit_platt
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.evaluator import Evaluator
 from errseg_jax.inference.statistics import make_counter, make_sampler
+from errseg_jax.metrics.calibration import IDENTITY, fit
 from errseg_jax.metrics.errors import Scores, error_scores
 from errseg_jax.metrics.segmentation import segmentation_scores
+from errseg_jax.metrics.temperature import fit_temperature
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.models.fusion import BLIND
 
@@ -70,7 +71,7 @@ def choose(
   variables: Any,
   source: Any,
   *,
-  calibrate: bool,
+  calibration: str,
   fusions: Sequence[str],
   thresholds: Sequence[float],
   on: str,
@@ -83,44 +84,50 @@ def choose(
     model: the network.
     variables: trained.
     source: labelled images that trained nothing.
-    calibrate: fit P_ep; False keeps it raw.
+    calibration: of P_ep, one of metrics.calibration.CALIBRATIONS.
     fusions: candidates. One alone is taken, and reported.
     thresholds: grid of "mask".
     on: what `source` is, in words, for the record.
     wanted: the trained branches; without "error" candidates that ask it are left out.
   """
-  parts, raw = stretches(source, 2), []
-  if "error" in wanted:
-    raw_counter = make_counter(model, wanted=("error",))
-    raw = [
-      evaluator.run(raw_counter, variables, part, Choice()).counts["histogram/error_raw"] for part in parts
-    ]
-  else:
-    calibrate, fusions = False, [fusion for fusion in fusions if fusion in BLIND]
+  parts = stretches(source, 2)
+  raw_counter = make_counter(model, wanted=[b for b in wanted if b == "error"], slopes=True)
+  raw_counts = [evaluator.run(raw_counter, variables, part, Choice()).counts for part in parts]
+  raw = [counts["histogram/error_raw"] for counts in raw_counts if "histogram/error_raw" in counts]
+  if not raw:
+    fusions = [fusion for fusion in fusions if fusion in BLIND]
   gates: list[tuple[float, ...]] = [(), ()]
   final_gate: tuple[float, ...] = ()
   if "gate" in fusions:
     samples = [collect(evaluator, model, variables, part) for part in parts]
     gates = [fit_gate(s) for s in samples]
     final_gate = fit_gate({k: np.concatenate([s[k] for s in samples]) for k in samples[0]})
-  platts = [fit_platt(h) for h in (*raw, raw[0] + raw[1])] if calibrate else [(1.0, 0.0)] * 3
+  maps = [fit(calibration, h) for h in (*raw, raw[0] + raw[1])] if raw else [IDENTITY] * 3
   counter = make_counter(model, wanted=wanted, fusions=fusions, thresholds=thresholds)
   blocks: list[dict[str, Any]] = []
-  for part, (scale, offset), gate in zip(parts, platts[1::-1], gates[::-1], strict=True):
-    fold = Choice(scale=scale, offset=offset, gate=gate)
+  for part, other, gate in zip(parts, maps[1::-1], gates[::-1], strict=True):
+    fold = Choice(**vars(other), gate=gate)
     blocks += [evaluator.run(counter, variables, b, fold).counts for b in stretches(part, BLOCKS)]
   counts = {key: sum(block[key] for block in blocks) for key in blocks[0]}
   scores = candidate_scores(counts, fusions, thresholds)
   without = [candidate_scores({k: counts[k] - b[k] for k in counts}, fusions, thresholds) for b in blocks]
   errors = standard_errors(scores, without)
   fusion, _, t = most_cautious(scores, errors).partition("@")
-  scale, offset = platts[2]
-  calibration = {}
+  ece = {}
   if raw:
-    calibration["before"] = error_scores(raw[0] + raw[1])["ECE"]
-    calibration["after"] = error_scores(counts["histogram/error"])["ECE"]
-  threshold = float(t) if t else 0.5
-  return Choice(fusion, threshold, scale, offset, final_gate, on, scores, errors, calibration)
+    ece["before"] = error_scores(raw[0] + raw[1])["ECE"]
+    ece["after"] = error_scores(counts["histogram/error"])["ECE"]
+  return Choice(
+    fusion,
+    float(t) if t else 0.5,
+    **vars(maps[2]),
+    temperature=fit_temperature(np.sum([counts["nll_slopes"] for counts in raw_counts], 0)),
+    gate=final_gate,
+    on=on,
+    candidates=scores,
+    standard_errors=errors,
+    calibration=ece,
+  )
 
 
 def choose_both_ways(

@@ -15,11 +15,29 @@ from errseg_jax import build
 from errseg_jax.data.pipeline import eval_batches
 from errseg_jax.inference.choice import Choice
 from errseg_jax.metrics.errors import image_score_sums
-from errseg_jax.metrics.segmentation import segmentation_scores
+from errseg_jax.metrics.image_quality import expected_miou, image_miou
 from errseg_jax.sharding import shard_batch
 from errseg_jax.structs import Batch
 
+MAX_POINTS = 2000  # images of which expected and real accuracy are kept
 WORST = 24  # images remembered by name, lowest accuracy first
+
+
+@dataclasses.dataclass
+class Thinned:
+  """Every `stride`-th of a stream of points: the stride doubles whenever there are more than MAX_POINTS."""
+
+  points: list[tuple[float, float]] = dataclasses.field(default_factory=list)
+  stride: int = 1
+  seen: int = 0
+
+  def add(self, point: tuple[float, float]) -> None:
+    """The next point of the stream."""
+    if self.seen % self.stride == 0:
+      self.points.append(point)
+    self.seen += 1
+    if len(self.points) > MAX_POINTS:
+      self.points, self.stride = self.points[::2], 2 * self.stride
 
 
 @dataclasses.dataclass
@@ -27,10 +45,12 @@ class Totals:
   """Sums over a source.
 
   Attributes:
-    counts: name -> int64 array, the device's counts added up.
+    counts: name -> int64 array, the device's counts added up; float64 of what is no count.
     images: number of images with a valid pixel.
     image_scores: name -> [3, 2] of `image_score_sums`.
-    moments: float64 [6]: sums of x, y, x^2, y^2, xy, |x - y| of expected and real accuracy (percent).
+    moments: "accuracy" and "mIoU" -> float64 [6]: sums of x, y, x^2, y^2, xy, |x - y| of the expected and the real
+      one of an image's frozen labels, percent; without P_ep none.
+    points: expected and real accuracy of images, percent.
     image_miou: sum of the images' fused mIoU, percent.
     worst: (accuracy, fused accuracy, name), percent, lowest first.
   """
@@ -38,7 +58,8 @@ class Totals:
   counts: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
   images: int = 0
   image_scores: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-  moments: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(6))
+  moments: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  points: Thinned = dataclasses.field(default_factory=Thinned)
   image_miou: float = 0.0
   worst: list[tuple[float, float, str]] = dataclasses.field(default_factory=list)
 
@@ -55,7 +76,8 @@ class Totals:
           sums = self.image_scores.setdefault(name, np.zeros((3, 2)))
           sums += image_score_sums(value[:real])
         value = value.sum(0)
-      self.counts[key] = self.counts.get(key, 0) + value.astype(np.int64)
+      kind = np.float64 if value.dtype.kind == "f" else np.int64
+      self.counts[key] = self.counts.get(key, 0) + value.astype(kind)
     if "image/valid" in counts:
       self._add_images({k.removeprefix("image/"): v for k, v in counts.items() if k[:6] == "image/"}, names)
 
@@ -66,11 +88,17 @@ class Totals:
         self.images -= 1
         continue
       real, fused = 100 * rows["right"][i] / valid, 100 * rows["fused_right"][i] / valid
-      classes = [str(c) for c in range(len(rows["confusion"][i]))]
-      self.image_miou += segmentation_scores(rows["confusion"][i], classes)["mIoU"] or 0.0
+      self.image_miou += image_miou(rows["confusion"][i])
       if "expected" in rows:
-        x = 100 * float(rows["expected"][i]) / valid
-        self.moments += (x, real, x * x, real * real, x * real, abs(x - real))
+        confusion, right = rows["semantic_confusion"][i], rows["expected"][i]
+        pairs = {
+          "accuracy": (100 * float(right.sum()) / valid, float(real)),
+          "mIoU": (expected_miou(confusion.sum(0), right), image_miou(confusion)),
+        }
+        self.points.add(pairs["accuracy"])
+        for key, (x, y) in pairs.items():
+          moments = self.moments.setdefault(key, np.zeros(6))
+          moments += (x, y, x * x, y * y, x * y, abs(x - y))
       heapq.heappush(self.worst, (-float(real), -float(fused), name))
       if len(self.worst) > WORST:
         heapq.heappop(self.worst)

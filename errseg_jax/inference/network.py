@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 
 from errseg_jax import build
 from errseg_jax.data.pipeline import bucket
-from errseg_jax.inference.choice import Choice, calibrated, fused_probabilities
+from errseg_jax.inference.choice import Choice, fused_probabilities
+from errseg_jax.metrics.calibration import calibrated
 from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.structs import DatasetInfo, Outputs, Prediction
 

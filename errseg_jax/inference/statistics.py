@@ -9,10 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from errseg_jax.inference.choice import calibrated, fused_probabilities
+from errseg_jax.inference.choice import fused_probabilities
 from errseg_jax.losses import error_target, pixel_cross_entropy
+from errseg_jax.metrics.calibration import calibrated
 from errseg_jax.metrics.errors import baseline_logits, error_histogram, hard_histogram, mask_counts
 from errseg_jax.metrics.segmentation import boundary_counts, boundary_radius, confusion_matrix
+from errseg_jax.metrics.temperature import nll_slopes
 from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.models.error_branch import disbelief_logit, unweighted
 from errseg_jax.models.fusion import gate_features
@@ -58,7 +60,7 @@ def error_counts(
 ) -> Counts:
   """Histograms [B, 2, bins] of every error score and of the hard errors' P_ep; the mask at the chosen t."""
   wrong, valid = error_target(outputs.semantic, label), label != IGNORE
-  scores = baseline_logits(outputs.semantic)
+  scores = baseline_logits(outputs.semantic, choice["temperature"])
   hard = wrong & (scores["max_probability"] < math.log((1 - rho) / rho))
   if outputs.detail is not None:
     belief = unweighted(outputs.detail, detail_weights)
@@ -75,7 +77,7 @@ def error_counts(
 
 
 def image_counts(outputs: Outputs, label: jax.Array, fused: jax.Array, choice: dict) -> Counts:
-  """Per image: valid, right and fused-right pixels, the expected number of right ones, confusion."""
+  """Per image: valid, right and fused-right pixels, confusion of both maps, and by class the expected right ones."""
   valid = label != IGNORE
   semantic = outputs.semantic.argmax(-1)
   num_classes = outputs.semantic.shape[-1]
@@ -85,10 +87,12 @@ def image_counts(outputs: Outputs, label: jax.Array, fused: jax.Array, choice: d
     "image/right": (valid & (semantic == label)).sum((1, 2)),
     "image/fused_right": (valid & (fused == label)).sum((1, 2)),
     "image/confusion": confusion(label, fused),
+    "image/semantic_confusion": confusion(label, semantic),
   }
   if outputs.error is not None:
     p = jax.nn.sigmoid(calibrated(outputs.error, choice))
-    counts["image/expected"] = ((1.0 - p) * valid).sum((1, 2))
+    by_class = jax.vmap(lambda s, w: jnp.bincount(s.ravel(), w.ravel(), length=num_classes))
+    counts["image/expected"] = by_class(semantic, (1.0 - p) * valid)
   return counts
 
 
@@ -100,6 +104,7 @@ def make_counter(
   thresholds: Sequence[float] = (),
   fusion: str = "",
   rho: float = 0.95,
+  slopes: bool = False,
 ) -> Callable[[Any, Batch, dict], Counts]:
   """A jitted (variables, batch, choice arrays) -> counts.
 
@@ -110,6 +115,7 @@ def make_counter(
     thresholds: grid of t, where both branches run.
     fusion: the chosen one; named, boundaries and per-image counts are taken for it too.
     rho: confidence above which an error is hard (P0, section 3.3).
+    slopes: take what the temperature is fitted on.
   """
 
   @jax.jit
@@ -118,6 +124,8 @@ def make_counter(
     label = batch.label
     counts = label_counts(outputs, label, fusions, choice)
     counts |= error_counts(outputs, label, choice, model.detail_weights, rho)
+    if slopes:
+      counts["nll_slopes"] = nll_slopes(outputs.semantic, label)
     if thresholds and outputs.error is not None and outputs.detail is not None:
       counts["by_threshold"] = threshold_counts(outputs, label, thresholds, choice)
     if fusion:

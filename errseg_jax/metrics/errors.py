@@ -21,15 +21,17 @@ IMAGE_SCORES = ("AUROC", "AUPR_error", "FPR95")
 Scores = dict[str, float | None]
 
 
-def baseline_logits(semantic_logits: jax.Array) -> dict[str, jax.Array]:
+def baseline_logits(semantic_logits: jax.Array, temperature: float | jax.Array = 1.0) -> dict[str, jax.Array]:
   """Error scores that the network gives for free, as logits, safe for any confidence.
 
   max_probability: logit(1 - p1) = logsumexp(other logits) - max logit.
+  temperature: the same of logits / temperature; with two classes it ranks as max_probability does.
   entropy: logit of the entropy / log C.
   margin: logit(1 - (p1 - p2)), p1 and p2 the two largest probabilities.
 
   Args:
     semantic_logits: [..., C] with C >= 2.
+    temperature: of `metrics.temperature.fit_temperature`.
 
   Returns:
     name -> float32 [...].
@@ -49,6 +51,7 @@ def baseline_logits(semantic_logits: jax.Array) -> dict[str, jax.Array]:
   closeness = jax.nn.sigmoid(z0) + p1 * p2_over_p1
   return {
     "max_probability": z0,
+    "temperature": jax.nn.logsumexp(others / temperature, axis=-1) - top / temperature,
     "entropy": jnp.log(jnp.maximum(entropy, tiny)) - jnp.log(jnp.maximum(1 - entropy, tiny)),
     "margin": jnp.log(jnp.maximum(closeness, tiny)) - jnp.log(jnp.maximum(gap, tiny)),
   }

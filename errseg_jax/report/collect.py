@@ -38,6 +38,7 @@ def report(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
   curves = {
     "histograms": histograms,
     "confusion_semantic": arrays["confusion.semantic"],
+    "image_accuracy": arrays.get("images.accuracy"),
     "confusion_fused": arrays.get("confusion.fused", arrays["confusion.semantic"]),
   }
   network = load(workdir, config)

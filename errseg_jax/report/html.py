@@ -89,11 +89,15 @@ def _sections(results: Mapping, curves: Mapping, info: DatasetInfo) -> dict:
       plots.risk_coverage(histograms),
       plots.reliability(histograms["error"]),
     ]
+  image_level, speed = results.get("image_level"), results.get("speed")
+  points = curves.get("image_accuracy")
+  foreseen = None
+  if image_level and points is not None and len(points):
+    foreseen = plots.image_accuracy(points, image_level)
   heat_map = pairs = None
   if semantic is not None and fused is not None:
     heat_map = plots.confusion_matrix(semantic, info.classes)
     pairs = tables.confusion_table(semantic, fused, info.classes)
-  image_level, speed = results.get("image_level"), results.get("speed")
   return {
     "segmentation": tables.segmentation_table(results),
     "classes": tables.class_table(results, info),
@@ -104,6 +108,7 @@ def _sections(results: Mapping, curves: Mapping, info: DatasetInfo) -> dict:
     "pairs": pairs,
     "detection": detection,
     "image_level": tables.image_level_table(image_level) if image_level else None,
+    "foreseen": foreseen,
     "speed": tables.speed_table(speed) if speed else None,
   }
 
@@ -137,7 +142,7 @@ def write_report(
     results: the content of results.json; "control", scores like those of "semantic", is optional.
     history: rows of metrics.jsonl, {"stage", "step", name: value}.
     curves: "histograms": {score name: integer [2, 4096]}, "confusion_semantic" and
-      "confusion_fused": integer [C, C].
+      "confusion_fused": integer [C, C], "image_accuracy": percent [N, 2], expected and real.
     gallery: images to show, the worst first.
     info: class names and colours.
     config: the resolved config.

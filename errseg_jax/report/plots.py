@@ -18,7 +18,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from errseg_jax.metrics import curves
-from errseg_jax.report.tables import ERROR_SCORES
+from errseg_jax.report.tables import ERROR_SCORES, number
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", "-.", ":")
@@ -135,6 +135,26 @@ def reliability(hist: np.ndarray) -> Plot:
   caption = "Reliability of P(error): on the dashed line it is the frequency of errors."
   points = "; ".join(f"{p:.0f} % → {o:.0f} %" for p, o in zip(predicted, observed, strict=True))
   return Plot(_svg(figure), caption, f"Reliability diagram, predicted → observed: {points}.")
+
+
+@mpl.rc_context(RC)
+def image_accuracy(points: np.ndarray, scores: Mapping[str, float | None]) -> Plot:
+  """One dot per image: the accuracy that P(error) lets expect against the real one.
+
+  Args:
+    points: percent [N, 2].
+    scores: "accuracy_mae" and "accuracy_corr" of all images.
+  """
+  figure, axes = _axes("expected accuracy, %", "real accuracy, %")
+  low = float(np.floor(points.min()))
+  axes.plot([low, 100], [low, 100], color="#6b7280", linewidth=1, linestyle="--")
+  axes.scatter(points[:, 0], points[:, 1], s=9, color=COLOURS[0], alpha=0.6, linewidths=0)
+  error, correlation = number(scores.get("accuracy_mae")), number(scores.get("accuracy_corr"))
+  caption = (
+    "Accuracy of each image, foreseen without its truth: on the dashed line it came as expected. "
+    f"Mean absolute error {error} points, correlation {correlation}."
+  )
+  return Plot(_svg(figure), caption, f"Scatter plot of {len(points)} images. {caption}")
 
 
 @mpl.rc_context(RC)

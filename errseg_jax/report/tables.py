@@ -21,8 +21,11 @@ ERROR_SCORES = {
   "error": "P(error)",
   "detail_disbelief": "detail branch’s disbelief",
   "max_probability": "1 − max probability",
+  "temperature": "1 − max probability, temperature-scaled",
   "entropy": "entropy",
   "margin": "margin",
+  "mc_dropout": "dropout passes",
+  "tta": "augmented images",
 }
 HIGHER_IS_BETTER = {
   "AUROC": True,
@@ -193,7 +196,7 @@ def convention_table(error: Mapping) -> Table | None:
     (Cell(key.replace("_", " ")), *(Cell(number(scores.get(n))) for n in names))
     for key, scores in conventions.items()
   )
-  caption = "P(error) under other conventions of the literature."
+  caption = "Error detection under other conventions of the literature; of P(error) where no score is named."
   return Table(caption, ("convention", *names), rows)
 
 
@@ -232,6 +235,8 @@ def image_level_table(scores: Mapping) -> Table:
     "mIoU_img": "mean over images of the image's mIoU",
     "accuracy_mae": "expected against true accuracy of an image: mean absolute error",
     "accuracy_corr": "expected against true accuracy of an image: correlation",
+    "mIoU_mae": "expected against true mIoU of an image: mean absolute error",
+    "mIoU_corr": "expected against true mIoU of an image: correlation",
   }
   rows = tuple((Cell(labels.get(k, k)), Cell(number(v))) for k, v in scores.items())
   return Table("Scores of whole images.", ("", "value"), rows)

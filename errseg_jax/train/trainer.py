@@ -14,11 +14,11 @@ from ml_collections import ConfigDict
 from errseg_jax import build
 from errseg_jax.data.pipeline import step_names, train_batches
 from errseg_jax.errors import UserError
-from errseg_jax.inference.calibrate import fit_platt
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.choose import candidate_scores, choose, choose_both_ways
 from errseg_jax.inference.evaluator import make_evaluator
 from errseg_jax.inference.statistics import make_counter
+from errseg_jax.metrics.calibration import CALIBRATIONS, fit
 from errseg_jax.metrics.errors import error_scores
 from errseg_jax.models.fusion import BLIND, FUSIONS
 from errseg_jax.models.heads.dpc_cells import cell_text
@@ -80,6 +80,7 @@ class Trainer:
       raise UserError(f"config.choose.fusions is empty; known: {', '.join(FUSIONS)}")
     for fusion in config.choose.fusions:
       build.known(fusion, FUSIONS, "config.choose.fusions")
+    build.known(config.choose.calibration, CALIBRATIONS, "config.choose.calibration")
     build.known(config.train.select, ("best", "last"), "config.train.select")
     if self.splits.both_ways and config.train.select == "best":
       raise UserError(
@@ -199,11 +200,13 @@ class Trainer:
     loss = self.losses[stage.name]
     if stage.name != "detail" or loss.max_probability or loss.weights == "all" or self.splits.both_ways:
       return loss
-    if not self.config.choose.calibrate:
+    if self.config.choose.calibration == "none":
       return loss
     counter = make_counter(self.model, wanted=("error",))
     counts = self.evaluator.run(counter, frozen, self.sources["choose"], Choice()).counts
-    return dataclasses.replace(loss, calibration=fit_platt(counts["histogram/error_raw"]))
+    return dataclasses.replace(
+      loss, calibration=fit(self.config.choose.calibration, counts["histogram/error_raw"])
+    )
 
   def make_score(self, stage: Stage, frozen: Variables):
     """(trained variables) -> scores on the choose split, by the names that stages and metrics use."""
@@ -241,7 +244,7 @@ class Trainer:
       self.model,
       variables,
       self.sources["choose"],
-      calibrate=section.calibrate,
+      calibration=section.calibration,
       fusions=tuple(section.fusions),
       thresholds=build.thresholds(self.config),
       on=f"{count} images ({where})",

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,11 +8,10 @@ from flax import struct
 from scipy import special
 
 from errseg_jax.inference import choose as choosing
-from errseg_jax.inference.calibrate import fit_platt
+from errseg_jax.inference import evaluator as evaluating
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.evaluator import Evaluator
 from errseg_jax.inference.statistics import make_counter, threshold_counts
-from errseg_jax.metrics.errors import error_histogram
 from errseg_jax.metrics.segmentation import confusion_matrix, segmentation_scores
 from errseg_jax.models.fusion import FUSIONS
 from errseg_jax.sharding import make_mesh
@@ -18,21 +19,6 @@ from errseg_jax.structs import Outputs
 
 THRESHOLDS = (0.1, 0.5, 0.9)
 C, SIZE = 3, 32
-
-
-@pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (0.4, -1.5), (2.0, 1.0)])
-def test_platt_recovers_the_scale_and_offset_that_made_the_errors(scale, offset):
-  rng = np.random.default_rng(0)
-  z = rng.normal(-1, 2, (1, 500, 500)).astype(np.float32)
-  wrong = rng.random(z.shape) < special.expit(scale * z + offset)
-  hist = np.asarray(error_histogram(jnp.array(z), wrong, np.ones_like(wrong)).sum(0))
-  np.testing.assert_allclose(fit_platt(hist), (scale, offset), atol=0.05)
-
-
-def test_without_errors_nothing_is_fitted():
-  hist = np.zeros((2, 4096), int)
-  hist[0] = 5
-  assert fit_platt(hist) == (1.0, 0.0)
 
 
 @struct.dataclass
@@ -81,16 +67,17 @@ def evaluator(batch_size=4, devices=1):
   return Evaluator(make_mesh(devices), batch_size=batch_size, threads=1, **padding)
 
 
-def choose(model, fusions=FUSIONS, calibrate=True):
+def choose(model, fusions=FUSIONS, calibration="platt", **options):
   return choosing.choose(
     evaluator(),
     model,
     {},
     Source(6),
-    calibrate=calibrate,
+    calibration=calibration,
     fusions=fusions,
     thresholds=THRESHOLDS,
     on="6 images",
+    **options,
   )
 
 
@@ -136,14 +123,24 @@ def test_of_those_within_a_standard_error_the_most_cautious_is_taken(error, want
 
 
 def test_one_candidate_alone_is_taken_and_raw_p_ep_stays_raw():
-  choice = choose(Fake(0.0), fusions=("mask",), calibrate=False)
+  choice = choose(Fake(0.0), fusions=("mask",), calibration="none")
   assert choice.fusion == "mask"
   assert (choice.scale, choice.offset) == (1.0, 0.0)
 
 
-def test_calibration_is_fitted_on_the_other_half_and_improves_ece():
-  choice = choose(Fake())
+@pytest.mark.parametrize("kind", ["platt", "isotonic"])
+def test_calibration_is_fitted_on_the_other_half_and_improves_ece(kind):
+  choice = choose(Fake(), fusions=("soft",), calibration=kind)
+  assert bool(choice.knots) == (kind == "isotonic")
   assert choice.calibration["after"] < choice.calibration["before"]
+
+
+@pytest.mark.parametrize("wanted", [("error", "detail"), ("detail",)])
+def test_the_temperature_is_fitted_with_and_without_an_error_branch(wanted):
+  choice = choose(Fake(), wanted=wanted)
+  # The labels have logit 2, the others 0, and 70 % are right: exp(2 / T) / (exp(2 / T) + 2) = 0.7.
+  assert choice.temperature == pytest.approx(2 / np.log(2 * 0.7 / 0.3), rel=0.1)
+  assert choice.arrays()["temperature"] == pytest.approx(choice.temperature)
 
 
 class Halves(Source):
@@ -157,7 +154,7 @@ class Halves(Source):
 
 
 def both_ways(source):
-  options = {"calibrate": True, "fusions": FUSIONS, "thresholds": THRESHOLDS, "on": "each other"}
+  options = {"calibration": "platt", "fusions": FUSIONS, "thresholds": THRESHOLDS, "on": "each other"}
   return choosing.choose_both_ways(evaluator(), Fake(0.5), {}, source, **options)
 
 
@@ -174,7 +171,7 @@ def test_the_choice_survives_its_file(tmp_path):
   choice = both_ways(Halves(8))
   choice.save(tmp_path)
   assert Choice.load(tmp_path) == choice
-  choice = choose(Fake(0.75))
+  choice = choose(Fake(0.75), fusions=("soft",), calibration="isotonic")
   choice.save(tmp_path)
   assert Choice.load(tmp_path) == choice
 
@@ -220,7 +217,10 @@ def assert_same(a, b):
     np.testing.assert_array_equal(value, b.counts[key], err_msg=key)
   assert a.images == b.images
   assert a.worst_first() == b.worst_first()
-  np.testing.assert_allclose(a.moments, b.moments, rtol=1e-5)
+  assert a.moments.keys() == b.moments.keys() == {"accuracy", "mIoU"}
+  for key, value in a.moments.items():
+    np.testing.assert_allclose(value, b.moments[key], rtol=1e-5)
+  np.testing.assert_allclose(sorted(a.points.points), sorted(b.points.points), rtol=1e-5)
   assert a.image_miou == pytest.approx(b.image_miou)
   for key, value in a.image_scores.items():
     np.testing.assert_allclose(value, b.image_scores[key])
@@ -242,10 +242,14 @@ def test_totals_are_those_of_a_direct_computation():
   """Padding and the rows that fill up a batch count nothing."""
   source = Source(5)
   got = totals(source, 4)
-  confusion, miou = np.zeros((C, C), int), 0.0
+  confusion, miou, expected = np.zeros((C, C), int), 0.0, []
   for sample in source.samples:
     outputs = Fake(0.75).apply({}, jnp.array(sample["image"][None]))
-    confusion += confusion_of(sample["label"], np.asarray(outputs.semantic[0]).argmax(-1))
+    labels, valid = np.asarray(outputs.semantic[0]).argmax(-1), sample["label"] != 255
+    confusion += confusion_of(sample["label"], labels)
+    right = 1 - special.expit(0.8 * np.asarray(outputs.error[0]) + 0.1)
+    shares = [right[valid & (labels == c)].mean() for c in range(C)]
+    expected.append((100 * right[valid].mean(), np.mean([100 * r / (2 - r) for r in shares])))
     p = special.expit(0.8 * np.asarray(outputs.error) + 0.1)[..., None]
     detail, semantic = (special.softmax(x, -1) for x in (outputs.detail, outputs.semantic))
     fused = (p * detail + (1 - p) * semantic)[0].argmax(-1)
@@ -255,6 +259,19 @@ def test_totals_are_those_of_a_direct_computation():
   assert got.counts["by_threshold"][:, 0].sum() == confusion.sum()
   assert got.image_miou == pytest.approx(miou)
   assert got.images == 5
+  sums = [got.moments[name][0] for name in ("accuracy", "mIoU")]
+  np.testing.assert_allclose(sums, np.sum(expected, 0), rtol=1e-5)
+  np.testing.assert_allclose([x for x, _ in got.points.points], [x for x, _ in expected], rtol=1e-5)
+
+
+def test_points_of_many_images_are_thinned_evenly(monkeypatch):
+  monkeypatch.setattr(evaluating, "MAX_POINTS", 10)
+  thinned = evaluating.Thinned()
+  for i in range(101):
+    thinned.add((float(i), 0.0))
+    assert len(thinned.points) <= 10
+  assert {b[0] - a[0] for a, b in itertools.pairwise(thinned.points)} == {thinned.stride}
+  assert thinned.points[-1][0] >= 101 - thinned.stride
 
 
 def test_an_all_ignored_image_counts_nothing():

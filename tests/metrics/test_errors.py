@@ -150,9 +150,10 @@ def test_baselines_are_the_logits_of_their_definitions():
   logits = np.random.default_rng(0).normal(0, 2, (5, 7, 4)).astype(np.float32)
   p = special.softmax(logits.astype(np.float64), -1)
   top = np.sort(p, -1)
-  got = jax.jit(errors.baseline_logits)(logits)
+  got = jax.jit(errors.baseline_logits)(logits, 2.5)
   want = {
     "max_probability": 1 - top[..., -1],
+    "temperature": 1 - special.softmax(logits.astype(np.float64) / 2.5, -1).max(-1),
     "entropy": -np.sum(p * np.log(p), -1) / np.log(4),
     "margin": 1 - (top[..., -1] - top[..., -2]),
   }

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from errseg_jax.build import with_defaults
+from errseg_jax.metrics.calibration import Calibration
 from errseg_jax.models.heads.dpc_cells import read_cell
 from errseg_jax.train.initialise import initial_variables
 from errseg_jax.train.state import split
@@ -17,15 +18,15 @@ def detail_loss(config, workdir):
 
 def test_a_detail_loss_that_goes_by_p_ep_gets_it_calibrated(tiny_config, tmp_path):
   loss, plain = detail_loss(tiny_config(), tmp_path)
-  assert plain.calibration == (1.0, 0.0)
-  assert np.isfinite(loss.calibration).all()
+  assert plain.calibration == Calibration()
+  assert np.isfinite([loss.calibration.scale, loss.calibration.offset]).all()
   assert loss.calibration != plain.calibration
 
 
 @pytest.mark.parametrize(
   "changes",
   [
-    {"choose__calibrate": False},
+    {"choose__calibration": "none"},
     {"detail_loss__weights": "all"},
     {"order": ("semantic", "detail", "error")},
     # Fitted on what is reported, it would teach the branch about those images.
