@@ -66,8 +66,9 @@ def default_config() -> ConfigDict:
   config.splits.val = "val"  # reported, never chosen on
   config.splits.choose = ""  # "": hold out choose_fraction of the training images
   config.splits.choose_fraction = 0.1
-  config.splits.error_source = "train"  # or "holdout"
+  config.splits.error_source = "train"  # whose errors train the branches: or "holdout", "crossfit"
   config.splits.holdout_fraction = 0.25
+  config.splits.folds = 3  # of "crossfit"
 
   config.transform = ConfigDict()
   config.transform.crop_size = (513, 513)  # (height, width)
