@@ -11,7 +11,7 @@ import numpy as np
 from errseg_jax.errors import UserError
 
 BLOCKS = 4  # runs of neighbours that are held out
-ERROR_SOURCES = ("train", "holdout", "crossfit")
+ERROR_SOURCES = ("train", "holdout", "crossfit", "strong")
 
 
 class Subset(Sequence):
@@ -83,9 +83,11 @@ class Splits:
     error_source: "train": the branches learn from the errors on the semantic network's own training images
       (P0). "holdout": from images it never saw, `holdout_fraction` of the training split. "crossfit": `folds`
       networks are trained as it is, each without one fold of its images, and the branches learn on every image
-      from the errors of the network that was trained without it.
+      from the errors of the network that was trained without it. "strong": from the semantic network's own
+      training images, augmented more strongly than it knows them.
     holdout_fraction: share of "holdout".
     folds: of "crossfit", 2 or more; each costs one more training of the semantic network.
+    strength: of "strong", above 0 (`TrainTransform.stronger`).
   """
 
   train: str = "train"
@@ -95,6 +97,7 @@ class Splits:
   error_source: str = "train"
   holdout_fraction: float = 0.25
   folds: int = 3
+  strength: float = 1.0
 
   @property
   def both_ways(self) -> bool:
@@ -111,6 +114,8 @@ class Splits:
     """
     if self.error_source not in ERROR_SOURCES:
       raise UserError(f"splits.error_source={self.error_source!r}: known are {', '.join(ERROR_SOURCES)}")
+    if self.error_source == "strong" and self.strength <= 0:
+      raise UserError(f"splits.strength={self.strength} must be above 0")
     if self.choose == self.train:
       raise UserError(
         f"splits.choose={self.choose!r} is also the training split: name another, or leave it empty "

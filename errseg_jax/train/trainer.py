@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
@@ -70,7 +71,7 @@ class Trainer:
     self.dataset = build.dataset(config)
     self.splits = build.splits(config)
     self.sources = self.splits.sources(self.dataset)
-    self.transform = build.transform(config)
+    self.transforms = {stage.source: build.transform(config, stage.source) for stage in self.stages}
     classes = self.dataset.info.num_classes
     self.config = config = build.with_class_weights(config, self.sources, classes)
     keep_files(config)
@@ -194,7 +195,7 @@ class Trainer:
     batches = functools.partial(
       train_batches,
       sources,
-      self.transform,
+      self.transforms[stage.source],
       stop=stage.steps,
       threads=config.loader.threads,
       **order,
@@ -241,6 +242,9 @@ class Trainer:
       if "detail" in names:
         best = max([v or 0.0 for v in by_candidate.values()] or [0.0])
         scores["fused/mIoU"] = max(best, scores["detail/mIoU"])
+      if "segmenter" not in stage.groups:
+        right, pixels = np.trace(counts["confusion/semantic"]), counts["confusion/semantic"].sum()
+        scores["error_rate"] = float(100 - 100 * right / max(pixels, 1))
       if "histogram/error" in counts:
         errors = error_scores(counts["histogram/error"])
         scores |= {f"error/{k}": errors[k] or 0.0 for k in ("AUPR_error", "AUROC")}

@@ -69,5 +69,12 @@ def test_folds_that_cannot_be_are_refused(number):
     Splits(error_source="crossfit", folds=number).sources(Video())
 
 
+def test_strong_errors_are_of_the_images_that_train_the_network():
+  sources = Splits(error_source="strong").sources(Video())
+  assert sources["branches"].names == sources["semantic"].names
+  with pytest.raises(UserError, match=r"splits\.strength=0 must be above 0"):
+    Splits(error_source="strong", strength=0).sources(Video())
+
+
 def test_other_error_sources_have_no_folds():
   assert set(Splits(folds=0).sources(Video())) == {"semantic", "branches", "choose"}

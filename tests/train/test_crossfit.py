@@ -102,4 +102,7 @@ def test_scores_come_from_the_final_network(seen):
   rows = read_metrics(trainer.workdir / "metrics.jsonl")
   scores = {row["stage"]: row["choose/semantic/mIoU"] for row in rows if "choose/semantic/mIoU" in row}
   assert scores["error"] == scores["semantic"]
+  assert all("train/error_rate" in r for r in rows if r["stage"] == "error" and "train/loss" in r)
+  (rate,) = {r["choose/error_rate"] for r in rows if "choose/error_rate" in r}
+  assert 0 < rate < 100
   assert scores["semantic"] not in (scores["fold0"], scores["fold1"])

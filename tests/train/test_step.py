@@ -5,6 +5,9 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from errseg_jax.models.error_aware import infer
+from errseg_jax.train.state import merge
+
 STAGES = ("semantic", "error", "detail")
 
 
@@ -75,6 +78,17 @@ def test_all_ignored_crops_train_nothing_and_give_no_nan(bench):
   assert metrics["loss"] == metrics["grad_norm"] == 0
   for name, value in flat(state.variables["params"]).items():
     np.testing.assert_array_equal(value, before[name])
+
+
+def test_a_branch_s_step_says_how_often_the_frozen_network_is_wrong_on_what_it_is_fed(bench):
+  one = bench("error")
+  batch = one.batches(1)[0]
+  outputs = infer(one.model, merge(one.frozen, one.state.variables), batch.image)
+  label, guess = np.asarray(batch.label), np.asarray(outputs.semantic).argmax(-1)
+  _, metrics = one.step(one.state, one.frozen, batch)
+  wrong = (guess != label)[label != 255].mean()
+  assert 0 < wrong < 1
+  np.testing.assert_allclose(metrics["error_rate"], 100 * wrong, rtol=1e-5)
 
 
 def losses_and_gradient(bench, name, devices, **changes):
