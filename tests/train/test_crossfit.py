@@ -1,6 +1,7 @@
 """Errors of networks that were trained without the images: what each network and each branch sees."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from errseg_jax.build import with_defaults
 from errseg_jax.train import trainer as module
 from errseg_jax.train.checkpoints import StageCheckpoints
+from errseg_jax.train.loop import Stopped
 from errseg_jax.train.state import split
 from errseg_jax.train.writers import read_metrics
 
@@ -106,3 +108,32 @@ def test_scores_come_from_the_final_network(seen):
   (rate,) = {r["choose/error_rate"] for r in rows if "choose/error_rate" in r}
   assert 0 < rate < 100
   assert scores["semantic"] not in (scores["fold0"], scores["fold1"])
+
+
+def test_a_branch_that_is_stopped_between_folds_goes_on_with_the_next(seen, tmp_path, monkeypatch):
+  _, trainer, _ = seen
+  workdir = shutil.copytree(trainer.workdir, tmp_path / "run")
+  shutil.rmtree(workdir / "checkpoints/error")
+
+  class Stopping(module.Loop):
+    def run(self, state, frozen, pending):
+      step = self.step
+
+      def stop_at_the_third(state, frozen, batch):
+        self.stop.received = int(state.step) == 2
+        return step(state, frozen, batch)
+
+      self.step = stop_at_the_third
+      return super().run(state, frozen, pending)
+
+  monkeypatch.setattr(module, "Loop", Stopping)
+  with pytest.raises(Stopped):
+    module.Trainer(trainer.config, workdir).run()
+  assert not (workdir / "checkpoints/error/5").exists()
+  module.Trainer(trainer.config, workdir).run()
+  like = split(module.initial_variables(trainer.model, trainer.config), ("error",))[0]
+  whole, halved = (
+    jax.tree.leaves(StageCheckpoints(folder, "error", 5, "last").result(like))
+    for folder in (trainer.workdir, workdir)
+  )
+  assert same(whole, halved)
