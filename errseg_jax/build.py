@@ -140,9 +140,11 @@ def pad_value(config: ConfigDict) -> tuple[int, int, int]:
   return r, g, b
 
 
-def transform(config: ConfigDict) -> TrainTransform:
-  """Training augmentation."""
-  return construct(TrainTransform, config.transform, "transform", pad_value=pad_value(config))
+def transform(config: ConfigDict, source: str = "semantic") -> TrainTransform:
+  """Augmentation of the images of a training source; "strong" errors come from what the branches are fed."""
+  plain = construct(TrainTransform, config.transform, "transform", pad_value=pad_value(config))
+  strong = source == "branches" and config.splits.error_source == "strong"
+  return plain.stronger(config.splits.strength) if strong else plain
 
 
 def segmenter(config: ConfigDict, num_classes: int) -> Segmenter:

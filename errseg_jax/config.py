@@ -66,8 +66,10 @@ def default_config() -> ConfigDict:
   config.splits.val = "val"  # reported, never chosen on
   config.splits.choose = ""  # "": hold out choose_fraction of the training images
   config.splits.choose_fraction = 0.1
-  config.splits.error_source = "train"  # or "holdout"
+  config.splits.error_source = "train"  # whose errors train the branches: or "holdout", "crossfit", "strong"
   config.splits.holdout_fraction = 0.25
+  config.splits.folds = 3  # of "crossfit"
+  config.splits.strength = 1.0  # of "strong"; 0.5 adds half as much to config.transform
 
   config.transform = ConfigDict()
   config.transform.crop_size = (513, 513)  # (height, width)
@@ -77,6 +79,8 @@ def default_config() -> ConfigDict:
   config.transform.rotation = 10.0  # degrees to either side
   config.transform.flip = True
   config.transform.photometric = 0.5  # strength; 0 = off
+  config.transform.blur = 0.0  # largest sigma, pixels; 0 = off
+  config.transform.noise = 0.0  # largest standard deviation, grey levels; 0 = off
 
   config.loader = ConfigDict()
   config.loader.threads = 2

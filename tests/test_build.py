@@ -71,6 +71,14 @@ def test_where_detail_comes_first_max_probability_stands_in(tiny_config):
   assert build.loss(tiny_config(order=("semantic", "detail", "error")), "detail").max_probability
 
 
+def test_only_the_branches_see_strong_views_and_only_where_asked_to(tiny_config):
+  plain = build.transform(tiny_config())
+  assert build.transform(tiny_config(), "branches") == plain
+  config = tiny_config(splits__error_source="strong", splits__strength=0.5)
+  assert build.transform(config) == build.transform(config, "semantic") == plain
+  assert build.transform(config, "branches") == plain.stronger(0.5)
+
+
 def test_the_paper_s_setting_is_one_call_away():
   config = default_config()
   config.order = ("semantic", "detail", "error")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -16,7 +16,7 @@ Arrays = dict[str, Any]
 
 
 def train_batches(
-  source: Any,
+  sources: Sequence[Any],
   transform: Callable[[Arrays, np.random.Generator], Arrays],
   *,
   batch_size: int,
@@ -28,7 +28,7 @@ def train_batches(
   """This process's rows of the global batches of steps start..stop-1.
 
   Args:
-    source: random-access samples.
+    sources: random-access samples; step i takes its whole batch from the i mod len(sources)-th.
     transform: augments a sample to fixed size, from its own generator.
     batch_size: images per global batch; the number of processes divides it.
     seed: of order and augmentation.
@@ -41,17 +41,21 @@ def train_batches(
   """
   if start >= stop:
     return iter(())
-  local = batch_size // jax.process_count()
-  dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(transform)
-  dataset = dataset.batch(local)[jax.process_index() :: jax.process_count()][start:stop]
+  local, own = batch_size // jax.process_count(), slice(jax.process_index(), None, jax.process_count())
+  datasets = [
+    grain.MapDataset.source(source).seed(seed + k).shuffle().repeat().random_map(transform).batch(local)[own]
+    for k, source in enumerate(sources)
+  ]
+  dataset = grain.MapDataset.mix(datasets)[start:stop]  # equal weights: in turn
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, 2 * threads))
   return iter(dataset.to_iter_dataset(options))
 
 
-def step_names(source: Any, *, batch_size: int, seed: int, step: int) -> list[str]:
+def step_names(sources: Sequence[Any], *, batch_size: int, seed: int, step: int) -> list[str]:
   """Names of the images of one global batch, for messages."""
-  indices = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-  names = source.names
+  step, k = divmod(step, len(sources))
+  indices = grain.MapDataset.range(len(sources[k])).seed(seed + k).shuffle().repeat()
+  names = sources[k].names
   return [names[indices[i]] for i in range(step * batch_size, (step + 1) * batch_size)]
 
 

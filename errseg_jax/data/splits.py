@@ -11,6 +11,7 @@ import numpy as np
 from errseg_jax.errors import UserError
 
 BLOCKS = 4  # runs of neighbours that are held out
+ERROR_SOURCES = ("train", "holdout", "crossfit", "strong")
 
 
 class Subset(Sequence):
@@ -57,6 +58,17 @@ def held_out(count: int, fraction: float, offset: float) -> np.ndarray:
   return np.unique(np.concatenate(runs).clip(0, count - 1)).astype(int) if fraction else np.zeros(0, int)
 
 
+def folds(count: int, number: int) -> list[np.ndarray]:
+  """Indices of `number` disjoint parts that make up the whole, each of BLOCKS runs of neighbours as `held_out`.
+
+  Args:
+    count: of samples.
+    number: of folds.
+  """
+  runs = np.array_split(np.arange(count), max(number, min(count, number * BLOCKS)))
+  return [np.concatenate(runs[k::number]) for k in range(number)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Splits:
   """The parts of a labelled data set and what each is for.
@@ -69,8 +81,13 @@ class Splits:
       on each half of its images for the other half.
     choose_fraction: that share.
     error_source: "train": the branches learn from the errors on the semantic network's own training images
-      (P0). "holdout": from images it never saw, `holdout_fraction` of the training split.
-    holdout_fraction: that share.
+      (P0). "holdout": from images it never saw, `holdout_fraction` of the training split. "crossfit": `folds`
+      networks are trained as it is, each without one fold of its images, and the branches learn on every image
+      from the errors of the network that was trained without it. "strong": from the semantic network's own
+      training images, augmented more strongly than it knows them.
+    holdout_fraction: share of "holdout".
+    folds: of "crossfit", 2 or more; each costs one more training of the semantic network.
+    strength: of "strong", above 0 (`TrainTransform.stronger`).
   """
 
   train: str = "train"
@@ -79,6 +96,8 @@ class Splits:
   choose_fraction: float = 0.1
   error_source: str = "train"
   holdout_fraction: float = 0.25
+  folds: int = 3
+  strength: float = 1.0
 
   @property
   def both_ways(self) -> bool:
@@ -88,11 +107,15 @@ class Splits:
   def sources(self, dataset: Any) -> dict[str, Any]:
     """Sources "semantic", "branches" and "choose" of a data set.
 
+    With "crossfit" also "fold0", "fold1", ... and "without_fold0", ...: a fold of "semantic", and the rest of it.
+
     Raises:
       UserError: an unknown error source, shares that leave nothing to train on, or choosing on what trains.
     """
-    if self.error_source not in ("train", "holdout"):
-      raise UserError(f"splits.error_source={self.error_source!r}: known are train, holdout")
+    if self.error_source not in ERROR_SOURCES:
+      raise UserError(f"splits.error_source={self.error_source!r}: known are {', '.join(ERROR_SOURCES)}")
+    if self.error_source == "strong" and self.strength <= 0:
+      raise UserError(f"splits.strength={self.strength} must be above 0")
     if self.choose == self.train:
       raise UserError(
         f"splits.choose={self.choose!r} is also the training split: name another, or leave it empty "
@@ -123,4 +146,17 @@ class Splits:
       "semantic": semantic,
       "branches": Subset(whole, held) if hold else semantic,
       "choose": part,
+      **self._fold_sources(semantic),
     }
+
+  def _fold_sources(self, semantic: Subset) -> dict[str, Subset]:
+    if self.error_source != "crossfit":
+      return {}
+    if not 2 <= self.folds <= len(semantic):
+      raise UserError(
+        f"splits.folds={self.folds} must be at least 2 and at most the {len(semantic)} images of the semantic stage"
+      )
+    parts = [semantic.indices[fold] for fold in folds(len(semantic), self.folds)]
+    without = [np.setdiff1d(semantic.indices, part) for part in parts]
+    out = {f"fold{k}": Subset(semantic.source, part) for k, part in enumerate(parts)}
+    return out | {f"without_fold{k}": Subset(semantic.source, rest) for k, rest in enumerate(without)}

@@ -18,7 +18,7 @@ _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = 32.0, 0.5, 0.5, 18.0
 
 @dataclasses.dataclass(frozen=True)
 class TrainTransform:
-  """Random scale, rotation, flip and crop in one affine map, then random colours.
+  """Random scale, rotation, flip and crop in one affine map, then random colours, blur and noise.
 
   Attributes:
     crop_size: (height, width) of the output, pixels.
@@ -28,6 +28,8 @@ class TrainTransform:
     rotation: largest angle to either side, degrees.
     flip: mirror half of the images.
     photometric: strength of the brightness, contrast, saturation and hue jitter; 0 is none.
+    blur: largest standard deviation of a Gaussian blur, pixels; 0 is none.
+    noise: largest standard deviation of Gaussian noise, grey levels; 0 is none.
     pad_value: RGB (0..255) outside of the image; the label there is 255. Jittered as the image is.
   """
 
@@ -38,6 +40,8 @@ class TrainTransform:
   rotation: float = 10.0
   flip: bool = True
   photometric: float = 0.5
+  blur: float = 0.0
+  noise: float = 0.0
   pad_value: tuple[int, int, int] = (124, 116, 104)
 
   def __post_init__(self):
@@ -47,6 +51,10 @@ class TrainTransform:
       raise UserError(
         f"scale_min {self.scale_min}, scale_max {self.scale_max}, scale_step {self.scale_step}: "
         "they must be positive, with scale_min <= scale_max"
+      )
+    if min(self.photometric, self.blur, self.noise) < 0:
+      raise UserError(
+        f"photometric {self.photometric}, blur {self.blur}, noise {self.noise} must not be negative"
       )
 
   def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -61,7 +69,31 @@ class TrainTransform:
     label = _warp(label, matrix, self.crop_size, cv2.INTER_NEAREST, (IGNORE,))
     if self.photometric > 0:
       image = _jitter(image, self.photometric, rng)
+    if self.blur > 0:
+      # Below a twentieth of a pixel nothing changes, and OpenCV refuses 0.
+      image = cv2.GaussianBlur(image, (0, 0), max(self.blur * rng.random(), 0.05))
+    if self.noise > 0:
+      grain = self.noise * rng.random() * rng.standard_normal(image.shape, np.float32)
+      image = np.clip(np.round(image + grain), 0, 255).astype(np.uint8)
     return {"image": image, "label": label}
+
+  def stronger(self, strength: float) -> TrainTransform:
+    """Views that a network trained on this one's does not know, so that it errs on images it has learnt.
+
+    Args:
+      strength: s > 0. Scales reach 1 + s / 4 further to both sides, rotation 10 s degrees further; colours change
+        by s more; a blur of up to s / 256 of the crop's shorter side and noise of up to 12 s grey levels come on top.
+    """
+    wider = 1 + strength / 4
+    return dataclasses.replace(
+      self,
+      scale_min=self.scale_min / wider,
+      scale_max=self.scale_max * wider,
+      rotation=self.rotation + 10 * strength,
+      photometric=self.photometric + strength,
+      blur=self.blur + strength * min(self.crop_size) / 256,
+      noise=self.noise + 12 * strength,
+    )
 
   def _matrix(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """float64 [2, 3], maps the image's (x, y) to the crop's."""

@@ -17,7 +17,8 @@ from errseg_jax.train.state import Variables, split
 from errseg_jax.train.workdir import load_config
 
 PREPROCESSING = ("mean", "std", "channels", "size_remainder")
-HOLDS_OUT = ("train", "choose", "choose_fraction", "error_source", "holdout_fraction")
+HOLDS_OUT = ("train", "choose", "choose_fraction")
+HOLDS_OUT_MORE = ("error_source", "holdout_fraction")  # where either run's error_source is "holdout"
 IMAGE = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)  # any size gives the same variables
 
 
@@ -39,8 +40,10 @@ def check_given(config: ConfigDict) -> None:
   """
   given = load_config(pathlib.Path(config.segmenter.init))
   pairs = [(f"segmenter.{key}", given.segmenter[key], config.segmenter[key]) for key in PREPROCESSING]
-  if given.data == config.data and not config.splits.choose:
-    pairs += [(f"splits.{key}", given.splits[key], config.splits[key]) for key in HOLDS_OUT]
+  if given.data == config.data and (not config.splits.choose or config.splits.error_source == "holdout"):
+    holdout = "holdout" in (given.splits.error_source, config.splits.error_source)
+    keys = HOLDS_OUT + HOLDS_OUT_MORE if holdout else HOLDS_OUT
+    pairs += [(f"splits.{key}", given.splits[key], config.splits[key]) for key in keys]
   for key, there, here in pairs:
     if there != here:
       raise UserError(

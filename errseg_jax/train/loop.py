@@ -6,7 +6,7 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -69,14 +69,15 @@ class Loop:
   stop: StopSignal
   mesh: jax.sharding.Mesh
 
-  def run(self, state: TrainState, frozen: Variables, pending: list[dict]) -> TrainState:
+  def run(self, state: TrainState, frozen: Sequence[Variables], pending: list[dict]) -> TrainState:
     """From the state's step to the end of the stage.
 
     The order matters: what a step wrote to metrics.jsonl is on disk before the checkpoint that counts it.
 
     Args:
       state: to start from; donated.
-      frozen: variables of the other groups.
+      frozen: variables of the other groups; step i, from 0, takes the i mod len(frozen)-th. They are alike in
+        shape and sharding, so the step is compiled once.
       pending: metrics of steps done but not yet logged, from the checkpoint.
 
     Raises:
@@ -91,7 +92,7 @@ class Loop:
         before = time.perf_counter()
         batch = Batch(**shard_batch(next(batches), self.mesh))
         data_time += time.perf_counter() - before
-        state, metrics = self.step(state, frozen, batch)
+        state, metrics = self.step(state, frozen[(done - 1) % len(frozen)], batch)
         waiting.append(metrics)
         ends = done == stage.steps
         logs = done % self.log_every == 0 or ends

@@ -38,16 +38,30 @@ KINDS = {
 }
 
 
+BRANCHES = ("error", "detail")
+
+
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """A stage of a run: its kind and its numbers."""
+  """A stage of a run: its kind and its numbers.
+
+  Attributes:
+    name: of its checkpoints, metrics and seed.
+    kind: its key in `KINDS` and `config.stages`; the fold stages of "crossfit" are of kind "semantic".
+    restarts: from the variables that the run started with, as the semantic stage did.
+    folds: the fold stages whose errors it learns from: step i sees images of the i mod K-th fold through the
+      network that was trained without them. Empty: it sees `source` through the frozen network of the run.
+  """
 
   name: str
+  kind: str
   groups: tuple[str, ...]
   wanted: tuple[str, ...]
   source: str
   score: str
   aside: bool
+  restarts: bool
+  folds: tuple[str, ...]
   steps: int
   batch_size: int
   eval_every: int
@@ -62,20 +76,23 @@ class Stage:
   def __post_init__(self):
     for key, least in (("steps", 1), ("batch_size", 1), ("eval_every", 0), ("save_every", 1)):
       if getattr(self, key) < least:
-        raise UserError(f"stages.{self.name}.{key}={getattr(self, key)} must be at least {least}")
+        raise UserError(f"stages.{self.kind}.{key}={getattr(self, key)} must be at least {least}")
     if not 0 <= self.ema < 1:
-      raise UserError(f"stages.{self.name}.ema={self.ema} must be at least 0 and below 1")
+      raise UserError(f"stages.{self.kind}.ema={self.ema} must be at least 0 and below 1")
     if not 0 <= self.optimizer.warmup_steps < self.steps:
       raise UserError(
-        f"stages.{self.name}.optimizer.warmup_steps={self.optimizer.warmup_steps} must be below its {self.steps} steps"
+        f"stages.{self.kind}.optimizer.warmup_steps={self.optimizer.warmup_steps} must be below its {self.steps} steps"
       )
 
 
 def plan(config: ConfigDict) -> list[Stage]:
   """The stages of a config in order; a given network (`segmenter.init`) needs no semantic stage.
 
+  Where the branches learn from the errors of other networks ("crossfit"), those train after the semantic stage.
+
   Raises:
-    UserError: an unknown or repeated stage, or an order that the branches' options exclude.
+    UserError: an unknown or repeated stage, an order that the branches' options exclude, or folds of a network
+      that is given.
   """
   order = [known(name, KINDS, "config.order: stage") for name in config.order]
   if len(set(order)) != len(order):
@@ -87,14 +104,32 @@ def plan(config: ConfigDict) -> list[Stage]:
   elif order[0] != "semantic":
     raise UserError(f"config.order={tuple(order)}: the other stages need the semantic stage before them")
   _check_prior(config, order)
+  folds = _folds(config, order)
   stages = []
   for number, name in enumerate(order):
-    kind = dataclasses.asdict(KINDS[name])
+    fields = {"name": name, "kind": name, "restarts": False, "folds": (), **dataclasses.asdict(KINDS[name])}
     if name == "detail" and "error" in order[:number]:
-      kind["wanted"] = ("error", "detail")
-    where = f"stages.{name}"
-    stages.append(construct(Stage, config.stages[name], where, name=name, **kind))
+      fields["wanted"] = ("error", "detail")
+    if name in BRANCHES:
+      fields["folds"] = folds
+    planned = [fields]
+    if name == "semantic":
+      aside = {"aside": True, "restarts": True}
+      planned += [{**fields, **aside, "name": fold, "source": f"without_{fold}"} for fold in folds]
+    stages += [construct(Stage, config.stages[name], f"stages.{name}", **values) for values in planned]
   return stages
+
+
+def _folds(config: ConfigDict, order: list[str]) -> tuple[str, ...]:
+  """Names of the fold stages, and of the folds that they do without."""
+  if config.splits.error_source != "crossfit" or not set(BRANCHES) & set(order):
+    return ()
+  if config.segmenter.init:
+    raise UserError(
+      "config.splits.error_source='crossfit' trains the semantic network anew without each fold, which a given one "
+      f"(config.segmenter.init={config.segmenter.init}) cannot be: choose another error_source"
+    )
+  return tuple(f"fold{k}" for k in range(config.splits.folds))
 
 
 def _check_prior(config: ConfigDict, order: list[str]) -> None:

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from errseg_jax.losses import error_target, weighted_mean
 from errseg_jax.models.error_aware import ErrorAware
-from errseg_jax.structs import Batch
+from errseg_jax.structs import IGNORE, Batch
 from errseg_jax.train.stages import Stage
 from errseg_jax.train.state import TrainState, Variables, merge
 
@@ -18,7 +19,10 @@ Step = Callable[[TrainState, Variables, Batch], tuple[TrainState, dict[str, jax.
 
 
 def make_loss(model: ErrorAware, stage: Stage, loss: Any) -> Callable:
-  """(trained params, trained batch_stats, frozen, batch, rng) -> (loss, new batch_stats).
+  """(trained params, trained batch_stats, frozen, batch, rng) -> (loss, (new batch_stats, metrics)).
+
+  Where the segmenter is frozen, `error_rate` is its rate of wrong pixels in the images as they are fed: what
+  the branches learn from, to hold against `choose/error_rate`, that on unseen images.
 
   Gradients are taken for the first argument only; the frozen network is an argument of its own, so its
   gradient is never formed.
@@ -35,9 +39,20 @@ def make_loss(model: ErrorAware, stage: Stage, loss: Any) -> Callable:
       mutable=["batch_stats"],
     )
     new = changed.get("batch_stats", {})
-    return loss(outputs, batch.label), {g: new[g] for g in batch_stats}
+    metrics = {} if "segmenter" in stage.groups else {"error_rate": error_rate(outputs.semantic, batch.label)}
+    return loss(outputs, batch.label), ({g: new[g] for g in batch_stats}, metrics)
 
   return loss_fn
+
+
+def error_rate(semantic: jax.Array, label: jax.Array) -> jax.Array:
+  """Wrong pixels among the labelled ones, percent; 0 without one.
+
+  Args:
+    semantic: [B, H, W, C], logits.
+    label: uint8 [B, H, W], 255 = ignore.
+  """
+  return 100 * weighted_mean(error_target(semantic, label), label != IGNORE)
 
 
 def make_step(
@@ -53,7 +68,7 @@ def make_step(
     rng = jax.random.fold_in(jax.random.key(stage.seed(seed)), state.step)
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
     params, stats = state.variables["params"], state.variables.get("batch_stats", {})
-    (value, stats), grads = value_and_grad(params, stats, frozen, batch, rng)
+    (value, (stats, metrics)), grads = value_and_grad(params, stats, frozen, batch, rng)
     updates, opt_state = tx.update(grads, state.opt_state, params)
     variables = {"params": optax.apply_updates(params, updates), "batch_stats": stats}
     ema = state.ema
@@ -61,7 +76,7 @@ def make_step(
       # Early on the average follows the weights closely, or it would start from noise.
       decay = jnp.minimum(stage.ema, (1.0 + state.step) / (10.0 + state.step))
       ema = optax.incremental_update(variables, ema, 1.0 - decay)
-    metrics = {"loss": value, "grad_norm": optax.global_norm(grads)}
+    metrics |= {"loss": value, "grad_norm": optax.global_norm(grads)}
     return TrainState(state.step + 1, variables, opt_state, ema), metrics
 
   return jax.jit(step, donate_argnums=0)

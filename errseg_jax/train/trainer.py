@@ -6,8 +6,10 @@ import dataclasses
 import functools
 import logging
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
@@ -63,18 +65,18 @@ class Trainer:
     for stage in self.stages:
       if stage.batch_size % self.mesh.devices.size:
         raise UserError(
-          f"stages.{stage.name}.batch_size={stage.batch_size} is not a multiple of {self.mesh.devices.size} devices"
+          f"stages.{stage.kind}.batch_size={stage.batch_size} is not a multiple of {self.mesh.devices.size} devices"
         )
     self.check_groups()
     self.dataset = build.dataset(config)
     self.splits = build.splits(config)
     self.sources = self.splits.sources(self.dataset)
-    self.transform = build.transform(config)
+    self.transforms = {stage.source: build.transform(config, stage.source) for stage in self.stages}
     classes = self.dataset.info.num_classes
     self.config = config = build.with_class_weights(config, self.sources, classes)
     keep_files(config)
     self.model = build.model(config, classes)
-    self.losses = {stage.name: build.loss(config, stage.name) for stage in self.stages}
+    self.losses = {stage.name: build.loss(config, stage.kind) for stage in self.stages}
     build.thresholds(config)
     if not config.choose.fusions:
       raise UserError(f"config.choose.fusions is empty; known: {', '.join(FUSIONS)}")
@@ -105,10 +107,16 @@ class Trainer:
     stop, writer = StopSignal(), MetricWriter(self.workdir)
     self.describe(variables)
     offset, fresh = 0, False
+    # Fold stages start where the semantic stage did; the branches learn from the networks that they leave.
+    first = variables if any(stage.restarts for stage in self.stages) else {}
+    networks: dict[str, Variables] = {}
     for stage in self.stages:
       writer.start_stage(offset)
-      result, trained = self.run_stage(stage, variables, writer, stop)
+      begin = first if stage.restarts else variables
+      result, trained = self.run_stage(stage, begin, [networks[fold] for fold in stage.folds], writer, stop)
       fresh = fresh or trained
+      if stage.restarts:
+        networks[stage.name] = result
       variables = variables if stage.aside else merge(variables, result)
       offset += stage.steps
     if self.fuses and (fresh or not (self.workdir / "choice.json").exists()):
@@ -127,7 +135,7 @@ class Trainer:
       for stage in self.stages:
         if group and "segmenter" in stage.groups and stage.batch_size % group:
           raise UserError(
-            f"segmenter.{part}.bn_group_size={group} does not divide stages.{stage.name}.batch_size="
+            f"segmenter.{part}.bn_group_size={group} does not divide stages.{stage.kind}.batch_size="
             f"{stage.batch_size}"
           )
 
@@ -139,9 +147,22 @@ class Trainer:
     log.info("images: %s; parameters: %s; devices: %d", images, parameters, self.mesh.devices.size)
 
   def run_stage(
-    self, stage: Stage, variables: Variables, writer: MetricWriter, stop: StopSignal
+    self,
+    stage: Stage,
+    variables: Variables,
+    networks: Sequence[Variables],
+    writer: MetricWriter,
+    stop: StopSignal,
   ) -> tuple[Variables, bool]:
-    """(what the stage hands on, whether it had anything left to train)."""
+    """(what the stage hands on, whether it had anything left to train).
+
+    Args:
+      stage: to train or, where it is complete, to load.
+      variables: of all groups, to start from; scores on the choose split come from their frozen groups.
+      networks: segmenters of the stage's folds, in whose place they come in its steps.
+      writer: of metrics.
+      stop: looked at after each step.
+    """
     config = self.config
     checkpoints = StageCheckpoints(self.workdir, stage.name, stage.steps, config.train.select)
     trained, frozen = split(variables, stage.groups)
@@ -155,7 +176,8 @@ class Trainer:
         log.info("stage %s goes on from step %d", stage.name, progress["step"])
       cut_metrics(writer.path, [s.name for s in self.stages], stage.name, progress["step"])
       loop = self.make_loop(stage, tx, frozen, checkpoints, writer, stop)
-      loop.run(state, frozen, progress["pending"])
+      in_turn = [merge(frozen, network) for network in networks] or [frozen]
+      loop.run(state, in_turn, progress["pending"])
     result = checkpoints.result(trained)
     checkpoints.close()
     return result, fresh
@@ -169,12 +191,12 @@ class Trainer:
     writer: MetricWriter,
     stop: StopSignal,
   ) -> Loop:
-    config, source = self.config, self.sources[stage.source]
+    config, sources = self.config, [self.sources[name] for name in stage.folds or (stage.source,)]
     order = {"batch_size": stage.batch_size, "seed": stage.seed(config.seed)}
     batches = functools.partial(
       train_batches,
-      source,
-      self.transform,
+      sources,
+      self.transforms[stage.source],
       stop=stage.steps,
       threads=config.loader.threads,
       **order,
@@ -183,7 +205,7 @@ class Trainer:
       stage,
       make_step(self.model, stage, self.make_loss(stage, frozen), tx, config.seed),
       lambda start: batches(start=start),
-      lambda step: step_names(source, step=step, **order),
+      lambda step: step_names(sources, step=step, **order),
       self.make_score(stage, frozen),
       checkpoints,
       writer,
@@ -223,6 +245,9 @@ class Trainer:
       if "detail" in names:
         best = max([v or 0.0 for v in by_candidate.values()] or [0.0])
         scores["fused/mIoU"] = max(best, scores["detail/mIoU"])
+      if "segmenter" not in stage.groups:
+        right, pixels = np.trace(counts["confusion/semantic"]), counts["confusion/semantic"].sum()
+        scores["error_rate"] = float(100 - 100 * right / max(pixels, 1))
       if "histogram/error" in counts:
         errors = error_scores(counts["histogram/error"])
         scores |= {f"error/{k}": errors[k] or 0.0 for k in ("AUPR_error", "AUROC")}

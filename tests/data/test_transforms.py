@@ -1,3 +1,5 @@
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -78,7 +80,53 @@ def test_flips_happen_only_when_asked_for():
     assert rising == expected
 
 
+def edges(image):
+  return np.abs(np.diff(image.astype(float), axis=0)).mean()
+
+
+def test_blur_smooths_and_noise_roughens_the_image_and_neither_moves_the_label():
+  stripes = {
+    **_ramp(),
+    "image": np.tile(np.arange(60, dtype=np.uint8)[:, None, None] % 2 * 240 + 5, (1, 80, 3)),
+  }
+  still = {"scale_min": 1, "scale_max": 1, "rotation": 0, "photometric": 0}
+  plain, blurred, noisy = (
+    [TrainTransform((32, 32), **still, **own)(stripes, np.random.default_rng(s)) for s in range(8)]
+    for own in ({}, {"blur": 2.0}, {"noise": 20.0})
+  )
+  smooth, rough = ([edges(v["image"]) for v in views] for views in (blurred, noisy))
+  assert {edges(v["image"]) for v in plain} == {240.0}
+  assert max(smooth) <= 240
+  assert min(smooth) < 120
+  for view, still_view in zip(noisy, plain, strict=True):
+    # Five standard deviations: a value that wrapped around would be further off.
+    change = view["image"].astype(float) - still_view["image"]
+    assert np.abs(change).max() < 100
+  assert len(set(rough)) == 8
+  for views in (blurred, noisy):
+    for view, still_view in zip(views, plain, strict=True):
+      np.testing.assert_array_equal(view["label"], still_view["label"])
+
+
+def test_stronger_views_are_further_from_the_image_in_every_way():
+  plain = TrainTransform((128, 256), scale_min=0.5, scale_max=2.0, rotation=10.0, photometric=0.5)
+  want = {
+    "scale_min": 0.4,
+    "scale_max": 2.5,
+    "rotation": 20.0,
+    "photometric": 1.5,
+    "blur": 0.5,
+    "noise": 12.0,
+  }
+  assert plain.stronger(1.0) == dataclasses.replace(plain, **want)
+  half = plain.stronger(0.5)
+  assert (half.scale_max, half.rotation, half.noise) == (2.25, 15.0, 6.0)
+
+
 def test_settings_without_meaning_are_refused():
+  for name in ("photometric", "blur", "noise"):
+    with pytest.raises(UserError, match=f"{name} -1"):
+      TrainTransform((32, 32), **{name: -1})
   with pytest.raises(UserError, match="scale_min"):
     TrainTransform((32, 32), scale_min=2.0, scale_max=1.0)
   with pytest.raises(UserError, match="crop_size"):

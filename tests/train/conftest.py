@@ -1,6 +1,7 @@
 import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,7 +12,7 @@ from errseg_jax.structs import Batch
 from errseg_jax.train.initialise import initial_variables
 from errseg_jax.train.optim import make_optimizer
 from errseg_jax.train.stages import plan
-from errseg_jax.train.state import TrainState, split
+from errseg_jax.train.state import TrainState, merge, split
 from errseg_jax.train.step import make_step
 
 
@@ -27,11 +28,12 @@ class Bench:
   frozen: Any
   step: Any
   mesh: Any
-  source: Any
+  sources: Any
+  in_turn: Any
 
   def batches(self, count):
     arrays = train_batches(
-      self.source,
+      self.sources,
       build.transform(self.config),
       batch_size=self.stage.batch_size,
       seed=0,
@@ -44,12 +46,21 @@ class Bench:
   def run(self, count):
     """(losses, states after each step as numpy trees)."""
     losses, states, state = [], [], self.state
-    for batch in self.batches(count):
-      state, metrics = self.step(state, self.frozen, batch)
+    for i, batch in enumerate(self.batches(count)):
+      state, metrics = self.step(state, self.in_turn[i % len(self.in_turn)], batch)
       losses.append(float(metrics["loss"]))
       states.append(state)
     self.state = state
     return np.array(losses), state
+
+
+def scaled(frozen, factor):
+  """With another segmenter, of the same shapes and shardings."""
+  other = jax.tree.map(lambda a: a * factor, split(frozen, ("segmenter",))[0])
+  return merge(
+    frozen,
+    jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), other, split(frozen, ("segmenter",))[0]),
+  )
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +78,11 @@ def bench(tiny_config):
     tx = make_optimizer(stage.optimizer, stage.steps, trained["params"])
     state = replicate(TrainState.create(trained, tx, stage.ema > 0), mesh)
     step = make_step(model, stage, build.loss(config, name), tx, config.seed)
-    return Bench(config, stage, model, tx, state, frozen, step, mesh, dataset.source("train"))
+    sources, in_turn = [dataset.source("train")], [frozen]
+    if stage.folds:
+      parts = build.splits(config).sources(dataset)
+      sources = [parts[fold] for fold in stage.folds]
+      in_turn = [scaled(frozen, 1 + 0.2 * k) for k in range(len(sources))]
+    return Bench(config, stage, model, tx, state, frozen, step, mesh, sources, in_turn)
 
   return make

@@ -26,7 +26,9 @@ def mark(sample, rng):
 
 
 def order(start, stop, seed=3, threads=2):
-  batches = train_batches(Numbers(), mark, batch_size=4, seed=seed, start=start, stop=stop, threads=threads)
+  batches = train_batches(
+    (Numbers(),), mark, batch_size=4, seed=seed, start=start, stop=stop, threads=threads
+  )
   return [(b["index"].tolist(), b["draw"].tolist()) for b in batches]
 
 
@@ -55,7 +57,7 @@ def test_an_image_is_augmented_anew_in_every_epoch():
 
 def test_the_names_of_a_step_are_those_of_its_batch():
   for step, (index, _) in enumerate(order(0, 8)):
-    names = step_names(Numbers(), batch_size=4, seed=3, step=step)
+    names = step_names((Numbers(),), batch_size=4, seed=3, step=step)
     assert names == [Numbers.names[i] for i in index]
 
 
@@ -73,6 +75,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_images(tiny_
   # Step 1 is taken from sound weights; the log is looked at two steps later.
   step = int(re.search(r"at step (\d+)", message)[1])
   assert step == 2
-  names = step_names(trainer.sources["semantic"], batch_size=8, seed=trainer.stages[0].seed(0), step=step - 1)
+  names = step_names(
+    (trainer.sources["semantic"],), batch_size=8, seed=trainer.stages[0].seed(0), step=step - 1
+  )
   assert ", ".join(names) in message
   assert not list((tmp_path / "run/checkpoints").rglob("commit_success.txt"))

@@ -19,7 +19,7 @@ from errseg_jax.evaluate import evaluate
 from errseg_jax.train.checkpoints import StageCheckpoints
 from errseg_jax.train.workdir import load_config
 
-STAGES = ("semantic", "detail", "error")
+STAGES = ("semantic", "fold0", "fold1", "detail", "error")
 CONFIG = """
 from errseg_jax.models.backbones import resnet
 from errseg_jax.train.workdir import load_config
@@ -82,6 +82,7 @@ def interrupted(config, workdir, log):
 
   return [
     run_until(config, workdir, log, lambda: writing(workdir, "semantic")),
+    run_until(config, workdir, log, lambda: checkpoint(workdir, "fold1", 2)),
     run_until(config, workdir, log, lambda: checkpoint(workdir, "detail", 1), signal.SIGTERM),
     run_until(config, workdir, log, later),
     run_until(config, workdir, log, lambda: checkpoint(workdir, "error", 5)),
@@ -95,8 +96,10 @@ def interrupted(config, workdir, log):
 def runs(tiny_config, tmp_path_factory):
   """(workdir of an undisturbed run, of an interrupted one, exit statuses of the latter)."""
   root = tmp_path_factory.mktemp("resume")
-  config = tiny_config(order=STAGES, error_branch__prior="detail", train__log_every=3)
-  for name in STAGES:
+  order = ("semantic", "detail", "error")
+  config = tiny_config(order=order, error_branch__prior="detail", train__log_every=3)
+  config.splits.update(error_source="crossfit", folds=2)
+  for name in order:
     config.stages[name].update(steps=5, save_every=1, eval_every=2, ema=0.9)
   (root / "config.json").write_text(config.to_json())
   (root / "config.py").write_text(CONFIG.format(folder=str(root)))
@@ -114,8 +117,8 @@ def runs(tiny_config, tmp_path_factory):
 
 
 def test_signals_end_the_run_as_they_should(runs):
-  assert runs[2][:2] == [-signal.SIGKILL, 143]
-  assert runs[2][4:] == [-signal.SIGKILL, False, 0]
+  assert runs[2][:3] == [-signal.SIGKILL, -signal.SIGKILL, 143]
+  assert runs[2][5:] == [-signal.SIGKILL, False, 0]
 
 
 def arrays(folder):

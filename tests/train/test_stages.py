@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from errseg_jax.errors import UserError
@@ -17,9 +19,35 @@ def test_a_given_network_needs_no_semantic_stage(tiny_config):
   assert [s.name for s in stages] == ["error", "detail"]
 
 
+def test_crossfit_trains_a_network_without_each_fold_as_the_final_one_is_trained(tiny_config):
+  changes = {"splits__error_source": "crossfit", "splits__folds": 2}
+  semantic, *folds, error, detail, control = plan(
+    tiny_config(order=("semantic", "error", "detail", "control"), stages__semantic__steps=7, **changes)
+  )
+  assert [s.name for s in (semantic, *folds, error, detail)] == [
+    "semantic",
+    "fold0",
+    "fold1",
+    "error",
+    "detail",
+  ]
+  for name, stage in zip(("fold0", "fold1"), folds, strict=True):
+    other = {"name": name, "source": f"without_{name}", "aside": True, "restarts": True}
+    assert stage == dataclasses.replace(semantic, **other)
+    assert stage.seed(0) != semantic.seed(0)
+  assert error.folds == detail.folds == ("fold0", "fold1")
+  assert (semantic.folds, control.folds) == ((), ())
+
+
+def test_without_branches_no_fold_is_trained(tiny_config):
+  stages = plan(tiny_config(order=("semantic", "control"), splits__error_source="crossfit"))
+  assert [s.name for s in stages] == ["semantic", "control"]
+
+
 @pytest.mark.parametrize(
   ("changes", "words"),
   [
+    ({"segmenter__init": "x", "splits__error_source": "crossfit"}, "which a given one .*choose another"),
     ({"order": ("semantic", "eror")}, "did you mean 'error'"),
     ({"order": ("semantic", "error", "error")}, "named twice"),
     ({"order": ("error", "detail")}, "no semantic stage"),

@@ -5,6 +5,9 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from errseg_jax.models.error_aware import infer
+from errseg_jax.train.state import merge
+
 STAGES = ("semantic", "error", "detail")
 
 
@@ -77,6 +80,17 @@ def test_all_ignored_crops_train_nothing_and_give_no_nan(bench):
     np.testing.assert_array_equal(value, before[name])
 
 
+def test_a_branch_s_step_says_how_often_the_frozen_network_is_wrong_on_what_it_is_fed(bench):
+  one = bench("error")
+  batch = one.batches(1)[0]
+  outputs = infer(one.model, merge(one.frozen, one.state.variables), batch.image)
+  label, guess = np.asarray(batch.label), np.asarray(outputs.semantic).argmax(-1)
+  _, metrics = one.step(one.state, one.frozen, batch)
+  wrong = (guess != label)[label != 255].mean()
+  assert 0 < wrong < 1
+  np.testing.assert_allclose(metrics["error_rate"], 100 * wrong, rtol=1e-5)
+
+
 def losses_and_gradient(bench, name, devices, **changes):
   """(loss of each of 20 steps, gradient of the first batch, final variables) on so many devices."""
   changes |= {f"stages__{name}__steps": 20, f"stages__{name}__optimizer__clip_norm": 0.0}
@@ -89,15 +103,18 @@ def losses_and_gradient(bench, name, devices, **changes):
   adam = next(s for s in one.state.opt_state if hasattr(s, "mu"))
   gradient = {k: 10 * v for k, v in flat(adam.mu).items()}
   losses = [float(metrics["loss"])]
-  for batch in rest:
-    one.state, metrics = one.step(one.state, one.frozen, batch)
+  for i, batch in enumerate(rest, 1):
+    one.state, metrics = one.step(one.state, one.in_turn[i % len(one.in_turn)], batch)
     losses.append(float(metrics["loss"]))
   return np.array(losses), gradient, flat(one.state.variables)
 
 
-@pytest.mark.parametrize("name", ["semantic", "detail"])
-def test_eight_devices_train_as_one_does_in_float32(bench, name):
-  (a, grad_a, _), (b, grad_b, _) = (losses_and_gradient(bench, name, n) for n in (1, 8))
+CROSSFIT = {"splits__error_source": "crossfit", "splits__folds": 2}
+
+
+@pytest.mark.parametrize(("name", "changes"), [("semantic", {}), ("detail", {}), ("detail", CROSSFIT)])
+def test_eight_devices_train_as_one_does_in_float32(bench, name, changes):
+  (a, grad_a, _), (b, grad_b, _) = (losses_and_gradient(bench, name, n, **changes) for n in (1, 8))
   np.testing.assert_allclose(a, b, rtol=1e-4)
   norm = np.sqrt(sum((g**2).sum() for g in grad_a.values()))
   for key, value in grad_a.items():

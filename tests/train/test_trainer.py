@@ -2,11 +2,14 @@ import numpy as np
 import pytest
 
 from errseg_jax.build import with_defaults
+from errseg_jax.errors import UserError
 from errseg_jax.metrics.calibration import Calibration
 from errseg_jax.models.heads.dpc_cells import read_cell
+from errseg_jax.train.given import check_given
 from errseg_jax.train.initialise import initial_variables
 from errseg_jax.train.state import split
 from errseg_jax.train.trainer import Trainer
+from errseg_jax.train.workdir import claim
 
 
 def detail_loss(config, workdir):
@@ -36,6 +39,21 @@ def test_a_detail_loss_that_goes_by_p_ep_gets_it_calibrated(tiny_config, tmp_pat
 def test_elsewhere_it_stays_raw(tiny_config, tmp_path, changes):
   loss, plain = detail_loss(tiny_config(**changes), tmp_path)
   assert loss == plain
+
+
+@pytest.mark.parametrize("source", ["train", "strong"])
+def test_a_given_network_may_teach_by_its_errors_on_images_it_knows(tiny_config, tmp_path, source):
+  claim(tmp_path, with_defaults(tiny_config(splits__error_source="crossfit", splits__choose="")))
+  own = {"segmenter__init": str(tmp_path), "splits__choose": ""}
+  check_given(with_defaults(tiny_config(splits__error_source=source, **own)))
+
+
+@pytest.mark.parametrize("choose", ["", "choose"])
+def test_a_given_network_that_knows_the_held_out_images_is_refused(tiny_config, tmp_path, choose):
+  claim(tmp_path, with_defaults(tiny_config(splits__choose=choose)))
+  own = {"segmenter__init": str(tmp_path), "splits__choose": choose}
+  with pytest.raises(UserError, match=r"splits\.error_source='train', this config has 'holdout'"):
+    check_given(with_defaults(tiny_config(splits__error_source="holdout", **own)))
 
 
 def test_a_given_network_is_found_from_any_folder(trained, tiny_config, tmp_path, monkeypatch):
