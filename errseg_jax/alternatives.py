@@ -30,6 +30,7 @@ def one_decoder(config: ConfigDict, base: str, weights: str, fusion: str) -> Con
   config.stages.detail.steps = steps
   config.detail_branch.residual, config.detail_branch.encoder = False, "missing"
   config.detail_loss.weights, config.detail_loss.balance = weights, 0.0
+  config.detail_loss.jaccard = 0.0
   config.choose.fusions = (fusion,)
   return config
 

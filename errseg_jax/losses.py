@@ -81,6 +81,38 @@ def hardest(loss: jax.Array, label: jax.Array, share: float) -> jax.Array:
   return (flat >= last).reshape(loss.shape) & (label != IGNORE)
 
 
+def jaccard_loss(logits: jax.Array, label: jax.Array) -> jax.Array:
+  """1 - mean soft IoU of the classes in the batch (Rahman and Wang, ISVC 2016).
+
+  IoU is what is reported: cross-entropy alone buys a rare class's recall with many pixels of the common ones.
+
+  Args:
+    logits: [..., C].
+    label: uint8 [...]. Without a valid pixel the loss is 0.
+  """
+  p = jax.nn.softmax(logits) * (label != IGNORE)[..., None]
+  y = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)  # 255 is no class: a row of zeros
+  axes = tuple(range(label.ndim))
+  overlap, area = (p * y).sum(axes), y.sum(axes)
+  iou = overlap / jnp.maximum(p.sum(axes) + area - overlap, 1.0)
+  return weighted_mean(1 - iou, (area > 0).astype(logits.dtype))
+
+
+def with_jaccard(loss: jax.Array, logits: jax.Array, label: jax.Array, weight: float) -> jax.Array:
+  """loss + weight * jaccard_loss; at weight 0 its cost is spared."""
+  return loss + weight * jaccard_loss(logits, label) if weight else loss
+
+
+def check_jaccard(weight: float, section: str) -> None:
+  """Refuses a negative weight.
+
+  Raises:
+    UserError: it is negative.
+  """
+  if weight < 0:
+    raise UserError(f"{section}.jaccard={weight} must be 0 (off) or more")
+
+
 def check_balance(balance: float, section: str) -> None:
   """Refuses a power of `class_weights` that is none.
 
@@ -98,20 +130,23 @@ class SemanticLoss:
   Attributes:
     balance: power of `class_weights`, which then come from the training labels; 0 = off.
     class_weights: weight of each class; () = none.
+    jaccard: weight of `jaccard_loss` beside the cross-entropy; 0 = off.
     auxiliary_weight: of the same loss on an auxiliary head's logits, where the network has one (0.4 in PSPNet).
   """
 
   balance: float = 0.0
   class_weights: tuple[float, ...] = ()
+  jaccard: float = 0.0
   auxiliary_weight: float = 0.4
 
   def __post_init__(self):
     check_balance(self.balance, "semantic_loss")
+    check_jaccard(self.jaccard, "semantic_loss")
     if self.auxiliary_weight < 0:
       raise UserError(f"semantic_loss.auxiliary_weight={self.auxiliary_weight} must be at least 0")
 
   def __call__(self, outputs: Outputs, label: jax.Array) -> jax.Array:
-    loss = self.cross_entropy(outputs.semantic, label)
+    loss = with_jaccard(self.cross_entropy(outputs.semantic, label), outputs.semantic, label, self.jaccard)
     if outputs.auxiliary is None:
       return loss
     return loss + self.auxiliary_weight * self.cross_entropy(outputs.auxiliary, label)
@@ -194,6 +229,7 @@ class DetailLoss:
     t: threshold of "mask".
     k: strength of "soft".
     share: of "rank", 0..1.
+    jaccard: weight of `jaccard_loss` beside the cross-entropy; 0 = off, as published.
     balance: power of `class_weights`, which then come from the training labels; 0 = off, as published. What a
       network misses most are rare classes.
     class_weights: weight of each class; () = none.
@@ -205,6 +241,7 @@ class DetailLoss:
   t: float = 0.7
   k: float = 4.0
   share: float = 0.2
+  jaccard: float = 0.0
   balance: float = 0.0
   class_weights: tuple[float, ...] = ()
   max_probability: bool = False
@@ -214,12 +251,14 @@ class DetailLoss:
     check_balance(self.balance, "detail_loss")
     if not 0 < self.share <= 1:
       raise UserError(f"detail_loss.share={self.share} must be above 0 and at most 1")
+    check_jaccard(self.jaccard, "detail_loss")
 
   def __call__(self, outputs: Outputs, label: jax.Array) -> jax.Array:
     if self.weights == "cascade":
       return self.cascade(outputs, label)
     loss = pixel_cross_entropy(outputs.detail, label)
-    return weighted_mean(loss, self.pixel_weights(outputs, label).astype(loss.dtype))
+    loss = weighted_mean(loss, self.pixel_weights(outputs, label).astype(loss.dtype))
+    return with_jaccard(loss, outputs.detail, label, self.jaccard)
 
   def cascade(self, outputs: Outputs, label: jax.Array) -> jax.Array:
     """Sum over the decoders of the mean cross-entropy on the pixels that reach them."""

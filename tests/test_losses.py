@@ -10,6 +10,7 @@ from errseg_jax.losses import (
   SemanticLoss,
   class_weights,
   error_target,
+  jaccard_loss,
   pixel_cross_entropy,
 )
 from errseg_jax.structs import Outputs
@@ -25,6 +26,8 @@ LOSSES = {
   "detail, class weights": DetailLoss("soft", class_weights=(1.0, 2.0, 0.5, 3.0)),
   "detail soft, max probability": DetailLoss("soft", max_probability=True),
   "detail rank": DetailLoss("rank"),
+  "semantic, Jaccard": SemanticLoss(jaccard=2.0),
+  "detail, Jaccard": DetailLoss("soft", jaccard=1.0),
   "true class probability": ErrorLoss(target="tcp"),
   "normalised true class probability": ErrorLoss(target="tcp_normalised"),
 }
@@ -226,6 +229,28 @@ def test_class_weights_are_median_frequency_balancing_at_power_one():
     np.testing.assert_allclose((np.array(class_weights(shares, power)) * shares).sum(), 1)
   np.testing.assert_allclose(class_weights(shares, 0.0), np.ones(4))
   assert class_weights(np.zeros(3), 1.0) == (1.0,) * 3
+
+
+def test_the_jaccard_loss_is_one_minus_the_mean_soft_iou_of_the_classes_present(case):
+  outputs, label = case
+  label = np.where(label == 2, 255, label).astype(np.uint8)  # class 2 is not there: it has no IoU
+  p = softmax(outputs.detail.astype(float))
+  overlap, union = np.zeros(C), np.zeros(C)
+  for i in pixels(label):
+    own = np.eye(C)[label[i]]
+    overlap += p[i] * own
+    union += p[i] + own - p[i] * own
+  want = 1 - (overlap / union)[[0, 1, 3]].mean()
+  np.testing.assert_allclose(jaccard_loss(outputs.detail, jnp.array(label)), want, rtol=1e-5)
+  without = DetailLoss("all")(outputs, jnp.array(label))
+  got = DetailLoss("all", jaccard=0.5)(outputs, jnp.array(label))
+  np.testing.assert_allclose(got, without + 0.5 * want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [SemanticLoss, DetailLoss])
+def test_a_negative_weight_of_the_jaccard_loss_is_refused(loss):
+  with pytest.raises(UserError, match="must be 0"):
+    loss(jaccard=-1.0)
 
 
 @pytest.mark.parametrize("loss", [SemanticLoss, DetailLoss])

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from errseg_jax.errors import UserError
 from errseg_jax.metrics.calibration import Calibration, calibrated
+from errseg_jax.models.error_branch import unweighted
 from errseg_jax.models.fusion import BLIND, detail_share, fuse
 from errseg_jax.structs import Outputs
 
@@ -27,6 +28,7 @@ class Choice:
     offset: see scale.
     knots: see scale.
     temperature: of the frozen network's softmax, for the error score "temperature".
+    unweight: share of the detail loss's class weights that is taken back out of P_db before it labels pixels, 0..1.
     gate: weights of fusion "gate", over the raw error logit's features; () without.
     on: the images that it was chosen on, in words.
     candidates: mIoU of each candidate on them.
@@ -42,6 +44,7 @@ class Choice:
   offset: float = 0.0
   knots: tuple[tuple[float, float], ...] = ()
   temperature: float = 1.0
+  unweight: float = 0.0
   gate: tuple[float, ...] = ()
   on: str = ""
   candidates: dict[str, float | None] = dataclasses.field(default_factory=dict)
@@ -55,6 +58,7 @@ class Choice:
       "threshold": jnp.float32(self.threshold),
       **Calibration(self.scale, self.offset, self.knots).arrays(),
       "temperature": jnp.float32(self.temperature),
+      "unweight": jnp.float32(self.unweight),
       "gate": jnp.array(self.gate or (0.0,) * 6, jnp.float32),
     }
 
@@ -88,8 +92,21 @@ class Choice:
       raise UserError(f"{path} is damaged: remove it and run `errseg train` again") from None
 
 
+def rebalanced(outputs: Outputs, weights: tuple[float, ...], choice: dict[str, jax.Array]) -> Outputs:
+  """Outputs with the detail logits that label pixels under a choice.
+
+  Args:
+    outputs: of a forward pass.
+    weights: class weights of the detail branch's loss; () = none.
+    choice: arrays of a Choice.
+  """
+  if outputs.detail is None:
+    return outputs
+  return dataclasses.replace(outputs, detail=unweighted(outputs.detail, weights, choice["unweight"]))
+
+
 def fused_probabilities(outputs: Outputs, fusion: str, choice: dict[str, jax.Array]) -> jax.Array:
-  """P_f [B, H, W, C] of a forward pass under a choice."""
+  """P_f [B, H, W, C] of `rebalanced` outputs under a choice."""
   if fusion == "semantic" or outputs.detail is None:
     return jax.nn.softmax(outputs.semantic)
   error = outputs.error if fusion in ("gate", *BLIND) else calibrated(outputs.error, choice)

@@ -18,7 +18,7 @@ from scipy import optimize, special
 from errseg_jax.data.splits import stretches
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.evaluator import Evaluator
-from errseg_jax.inference.statistics import make_counter, make_sampler
+from errseg_jax.inference.statistics import SHARES, make_counter, make_sampler
 from errseg_jax.metrics.calibration import IDENTITY, fit
 from errseg_jax.metrics.errors import Scores, error_scores
 from errseg_jax.metrics.segmentation import segmentation_scores
@@ -52,12 +52,25 @@ def fit_gate(samples: dict[str, np.ndarray]) -> tuple[float, ...]:
   return tuple(float(w) for w in found.x)
 
 
-def collect(evaluator: Evaluator, model: ErrorAware, variables: Any, source: Any) -> dict[str, np.ndarray]:
+def fit_share(by_share: np.ndarray) -> float:
+  """The share of the class weights to take out at which the detail labels' mIoU is best, the smallest of equals.
+
+  Args:
+    by_share: confusion matrices [len(SHARES), C, C].
+  """
+  classes = [str(c) for c in range(by_share.shape[-1])]
+  scores = [segmentation_scores(confusion, classes)["mIoU"] or 0.0 for confusion in by_share]
+  return SHARES[int(np.argmax(scores))]
+
+
+def collect(
+  evaluator: Evaluator, model: ErrorAware, variables: Any, source: Any, choice: Choice
+) -> dict[str, np.ndarray]:
   """Gate samples of a source, at most MAX_SAMPLES pixels however many images."""
-  sample, parts = make_sampler(model, every=8), []
+  sample, parts, arrays = make_sampler(model, every=8), [], choice.arrays()
   per_image = max(1, MAX_SAMPLES // len(source))
   for batch, names in evaluator.batches(source):
-    values = jax.device_get(sample(variables, batch))
+    values = jax.device_get(sample(variables, batch, arrays))
     for i in range(len(names)):
       keep = np.flatnonzero(values["valid"][i])
       keep = keep[:: -(-len(keep) // per_image) or 1]
@@ -91,42 +104,48 @@ def choose(
     wanted: the trained branches; without "error" candidates that ask it are left out.
   """
   parts = stretches(source, 2)
-  raw_counter = make_counter(model, wanted=[b for b in wanted if b == "error"], slopes=True)
-  raw_counts = [evaluator.run(raw_counter, variables, part, Choice()).counts for part in parts]
-  raw = [counts["histogram/error_raw"] for counts in raw_counts if "histogram/error_raw" in counts]
-  if not raw:
+  fit_counter = make_counter(model, wanted=wanted, fits=True)
+  fit_counts = [evaluator.run(fit_counter, variables, part, Choice()).counts for part in parts]
+  fit_counts.append({key: fit_counts[0][key] + fit_counts[1][key] for key in fit_counts[0]})
+  fits = [fitted(counts, calibration) for counts in fit_counts]  # on each half, and on all
+  if "error" not in wanted:
     fusions = [fusion for fusion in fusions if fusion in BLIND]
-  gates: list[tuple[float, ...]] = [(), ()]
-  final_gate: tuple[float, ...] = ()
   if "gate" in fusions:
-    samples = [collect(evaluator, model, variables, part) for part in parts]
-    gates = [fit_gate(s) for s in samples]
-    final_gate = fit_gate({k: np.concatenate([s[k] for s in samples]) for k in samples[0]})
-  maps = [fit(calibration, h) for h in (*raw, raw[0] + raw[1])] if raw else [IDENTITY] * 3
+    halves = zip(parts, fits[:2], strict=True)
+    samples = [collect(evaluator, model, variables, part, fit) for part, fit in halves]
+    samples.append({k: np.concatenate([s[k] for s in samples]) for k in samples[0]})
+    fits = [dataclasses.replace(fit, gate=fit_gate(s)) for fit, s in zip(fits, samples, strict=True)]
   counter = make_counter(model, wanted=wanted, fusions=fusions, thresholds=thresholds)
   blocks: list[dict[str, Any]] = []
-  for part, other, gate in zip(parts, maps[1::-1], gates[::-1], strict=True):
-    fold = Choice(**vars(other), gate=gate)
-    blocks += [evaluator.run(counter, variables, b, fold).counts for b in stretches(part, BLOCKS)]
+  for part, other in zip(parts, fits[1::-1], strict=True):
+    blocks += [evaluator.run(counter, variables, b, other).counts for b in stretches(part, BLOCKS)]
   counts = {key: sum(block[key] for block in blocks) for key in blocks[0]}
   scores = candidate_scores(counts, fusions, thresholds)
   without = [candidate_scores({k: counts[k] - b[k] for k in counts}, fusions, thresholds) for b in blocks]
   errors = standard_errors(scores, without)
   fusion, _, t = most_cautious(scores, errors).partition("@")
   ece = {}
-  if raw:
-    ece["before"] = error_scores(raw[0] + raw[1])["ECE"]
+  if "histogram/error" in counts:
+    ece["before"] = error_scores(fit_counts[2]["histogram/error_raw"])["ECE"]
     ece["after"] = error_scores(counts["histogram/error"])["ECE"]
-  return Choice(
-    fusion,
-    float(t) if t else 0.5,
-    **vars(maps[2]),
-    temperature=fit_temperature(np.sum([counts["nll_slopes"] for counts in raw_counts], 0)),
-    gate=final_gate,
+  return dataclasses.replace(
+    fits[2],
+    fusion=fusion,
+    threshold=float(t) if t else 0.5,
     on=on,
     candidates=scores,
     standard_errors=errors,
     calibration=ece,
+  )
+
+
+def fitted(counts: dict[str, np.ndarray], calibration: str) -> Choice:
+  """Calibration of P_ep, temperature and share of the class weights, from the counts of a fitting pass."""
+  raw = counts.get("histogram/error_raw")
+  return Choice(
+    **vars(IDENTITY if raw is None else fit(calibration, raw)),
+    temperature=fit_temperature(counts["nll_slopes"]),
+    unweight=fit_share(counts["by_share"]) if "by_share" in counts else 0.0,
   )
 
 

@@ -13,14 +13,14 @@ from ml_collections import ConfigDict
 
 from errseg_jax import build
 from errseg_jax.data.pipeline import bucket
-from errseg_jax.inference.choice import Choice, fused_probabilities
+from errseg_jax.inference.choice import Choice, fused_probabilities, rebalanced
 from errseg_jax.metrics.calibration import calibrated
 from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.structs import DatasetInfo, Outputs, Prediction
 
 
 def to_prediction(outputs: Outputs, fusion: str, choice: dict[str, jax.Array]) -> Prediction:
-  """Logits -> labels and calibrated P_ep."""
+  """`rebalanced` logits -> labels and calibrated P_ep."""
   maps = {
     "labels": fused_probabilities(outputs, fusion, choice),
     "semantic_labels": outputs.semantic,
@@ -52,7 +52,8 @@ class TrainedNetwork:
   @functools.cached_property
   def _forward(self):
     def forward(variables, image, choice):
-      return to_prediction(infer(self.model, variables, image), self.choice.fusion, choice)
+      outputs = rebalanced(infer(self.model, variables, image), self.model.detail_weights, choice)
+      return to_prediction(outputs, self.choice.fusion, choice)
 
     return jax.jit(forward)
 

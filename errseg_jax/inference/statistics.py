@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from errseg_jax.inference.choice import fused_probabilities
+from errseg_jax.inference.choice import fused_probabilities, rebalanced
 from errseg_jax.losses import error_target, pixel_cross_entropy
 from errseg_jax.metrics.calibration import calibrated
 from errseg_jax.metrics.errors import baseline_logits, error_histogram, hard_histogram, mask_counts
@@ -21,6 +21,8 @@ from errseg_jax.models.fusion import gate_features
 from errseg_jax.structs import IGNORE, Batch, Outputs
 
 Counts = dict[str, jax.Array]
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the detail loss's class weights that may be taken back out."""
 
 
 def label_counts(outputs: Outputs, label: jax.Array, fusions: Sequence[str], choice: dict) -> Counts:
@@ -96,6 +98,16 @@ def image_counts(outputs: Outputs, label: jax.Array, fused: jax.Array, choice: d
   return counts
 
 
+def fit_counts(outputs: Outputs, label: jax.Array, detail_weights: tuple[float, ...]) -> Counts:
+  """For the temperature, and the detail labels' confusion at each share of SHARES where there are class weights."""
+  counts = {"nll_slopes": nll_slopes(outputs.semantic, label)}
+  if outputs.detail is not None and detail_weights:
+    labels = [unweighted(outputs.detail, detail_weights, share).argmax(-1) for share in SHARES]
+    num_classes = outputs.semantic.shape[-1]
+    counts["by_share"] = jnp.stack([confusion_matrix(label, x, num_classes) for x in labels])
+  return counts
+
+
 def make_counter(
   model: ErrorAware,
   *,
@@ -104,7 +116,7 @@ def make_counter(
   thresholds: Sequence[float] = (),
   fusion: str = "",
   rho: float = 0.95,
-  slopes: bool = False,
+  fits: bool = False,
 ) -> Callable[[Any, Batch, dict], Counts]:
   """A jitted (variables, batch, choice arrays) -> counts.
 
@@ -115,17 +127,18 @@ def make_counter(
     thresholds: grid of t, where both branches run.
     fusion: the chosen one; named, boundaries and per-image counts are taken for it too.
     rho: confidence above which an error is hard (P0, section 3.3).
-    slopes: take what the temperature is fitted on.
+    fits: take what the temperature and the share of the class weights are fitted on.
   """
 
   @jax.jit
   def count(variables, batch: Batch, choice):
     outputs = infer(model, variables, batch.image, wanted)
     label = batch.label
-    counts = label_counts(outputs, label, fusions, choice)
-    counts |= error_counts(outputs, label, choice, model.detail_weights, rho)
-    if slopes:
-      counts["nll_slopes"] = nll_slopes(outputs.semantic, label)
+    counts = error_counts(outputs, label, choice, model.detail_weights, rho)
+    if fits:
+      counts |= fit_counts(outputs, label, model.detail_weights)
+    outputs = rebalanced(outputs, model.detail_weights, choice)
+    counts |= label_counts(outputs, label, fusions, choice)
     if thresholds and outputs.error is not None and outputs.detail is not None:
       counts["by_threshold"] = threshold_counts(outputs, label, thresholds, choice)
     if fusion:
@@ -140,15 +153,15 @@ def make_counter(
   return count
 
 
-def make_sampler(model: ErrorAware, every: int) -> Callable[[Any, Batch], Counts]:
-  """A jitted (variables, batch) -> what the gate is fitted on, at every `every`-th row and column.
+def make_sampler(model: ErrorAware, every: int) -> Callable[[Any, Batch, dict], Counts]:
+  """A jitted (variables, batch, choice arrays) -> what the gate is fitted on, at every `every`-th row and column.
 
   Returns gate features [B, n, 6], P_sb and P_db of the true label [B, n], and valid [B, n].
   """
 
   @jax.jit
-  def sample(variables, batch: Batch):
-    outputs = infer(model, variables, batch.image)
+  def sample(variables, batch: Batch, choice):
+    outputs = rebalanced(infer(model, variables, batch.image), model.detail_weights, choice)
     outputs = jax.tree.map(lambda x: x[:, ::every, ::every], outputs)
     label = batch.label[:, ::every, ::every]
     values = {

@@ -31,14 +31,20 @@ def disbelief_logit(detail_logits: jax.Array, labels: jax.Array) -> jax.Array:
   return jnp.clip(jax.nn.logsumexp(others, -1) - own[..., 0], -20.0, 20.0)
 
 
-def unweighted(logits: jax.Array, weights: tuple[float, ...]) -> jax.Array:
+def unweighted(logits: jax.Array, weights: tuple[float, ...], share: float | jax.Array = 1.0) -> jax.Array:
   """Logits [..., C] whose softmax estimates P(class), from ones trained with a weight for each class.
 
   Under weights w the cross-entropy is smallest at w P / sum(w P); see Menon et al., ICLR 2021. () changes nothing.
+
+  Args:
+    logits: as trained.
+    weights: w.
+    share: 1 estimates P; 0 keeps the logits; between, the labels lean towards rare classes by less than w.
   """
   if not weights:
     return logits
-  return logits - jnp.broadcast_to(jnp.log(jnp.asarray(weights, logits.dtype)), logits.shape)
+  shift = share * jnp.log(jnp.asarray(weights, logits.dtype))
+  return logits - jnp.broadcast_to(shift, logits.shape)
 
 
 def confidence_maps(logits: jax.Array) -> jax.Array:

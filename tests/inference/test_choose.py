@@ -13,6 +13,7 @@ from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.evaluator import Evaluator
 from errseg_jax.inference.statistics import make_counter, threshold_counts
 from errseg_jax.metrics.segmentation import confusion_matrix, segmentation_scores
+from errseg_jax.models.error_branch import unweighted
 from errseg_jax.models.fusion import FUSIONS
 from errseg_jax.sharding import make_mesh
 from errseg_jax.structs import Outputs
@@ -141,6 +142,27 @@ def test_the_temperature_is_fitted_with_and_without_an_error_branch(wanted):
   # The labels have logit 2, the others 0, and 70 % are right: exp(2 / T) / (exp(2 / T) + 2) = 0.7.
   assert choice.temperature == pytest.approx(2 / np.log(2 * 0.7 / 0.3), rel=0.1)
   assert choice.arrays()["temperature"] == pytest.approx(choice.temperature)
+
+
+class Tilted(Fake):
+  """Right detail labels, moved by the class weights: where those are taken out, they are all right again."""
+
+  def apply(self, *args, **kwargs):
+    outputs = super().apply(*args, **kwargs)
+    if outputs.detail is None:
+      return outputs
+    return outputs.replace(detail=unweighted(outputs.detail, WEIGHTS, -1.0))
+
+
+WEIGHTS = (1.0, 1.0, 100.0)
+
+
+def test_class_weights_are_taken_out_as_far_as_the_labels_gain():
+  tilted = choose(Tilted(1.0, WEIGHTS), fusions=("semantic", "detail"))
+  assert tilted.unweight == 0.5  # log 100 / 2 < 3, the margin of the right label
+  assert tilted.candidates["detail"] == pytest.approx(100)
+  assert choose(Fake(1.0, WEIGHTS), fusions=("semantic", "detail")).unweight == 0
+  assert choose(Fake(1.0)).unweight == 0
 
 
 class Halves(Source):

@@ -60,6 +60,7 @@ def test_unweighted_logits_undo_the_class_weights():
   p, weights = jnp.array([0.5, 0.3, 0.2]), (0.5, 1.0, 4.0)
   tilted = p * jnp.array(weights) / (p * jnp.array(weights)).sum()
   np.testing.assert_allclose(jax.nn.softmax(unweighted(jnp.log(tilted), weights)), p, rtol=1e-5)
+  np.testing.assert_allclose(unweighted(p, weights, 0.0), p)
   assert unweighted(p, ()) is p
 
 
