@@ -81,7 +81,7 @@ def label_issues(args: argparse.Namespace) -> int:
 
   out = pathlib.Path(args.out) if args.out else workdir(args) / "label_issues"
   split = args.split or config.splits.train
-  print(run(config, workdir(args), split, out, top=top, by=args.by or "error_map"))
+  print(run(config, workdir(args), split, out, top=top, by=args.by or "max_probability"))
   return 0
 
 
@@ -156,7 +156,7 @@ FLAG_HELP = {
   "--weights": "its file: .pth, .pt, .safetensors, .npz or .h5",
   "--out": "the workdir to make; for a backbone alone, the .npz; label-issues: folder for the results",
   "--top": "regions to list and show; by default 100",
-  "--by": "error_map (P(error) and the corrected labels; default) or max_probability (the frozen network alone)",
+  "--by": "max_probability (the frozen network alone; default) or error_map (P(error) and the corrected labels)",
   "--drop": "head: keep the backbone alone, for another number of classes; class0: the first class, where it is void",
   "--what": "what to measure; size: parameters and multiply-adds",
   "--size": "HEIGHTxWIDTH of the image in pixels; by default 513x513",

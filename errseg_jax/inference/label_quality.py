@@ -12,7 +12,7 @@ from errseg_jax.inference.choice import calibrated, fused_probabilities
 from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.structs import IGNORE, Batch, Outputs
 
-RANKINGS = ("error_map", "max_probability")
+RANKINGS = ("max_probability", "error_map")
 TEMPERATURE = 0.1  # of the soft minimum (Lad & Mueller 2023)
 FLOOR = (
   1e-4  # added to probabilities before their logarithm: nobody's 1e-9 is to be trusted more than their 1e-5
