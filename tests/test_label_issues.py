@@ -112,7 +112,7 @@ def test_both_rankings_come_from_the_same_command(listed, trained, tmp_path):
   assert other["issues"][:7] != json.loads((listed / "label_issues.json").read_text())["issues"]
 
 
-def test_a_planted_region_leads_the_list_of_its_image(trained, own_data, tmp_path):
+def test_a_planted_region_leads_the_list_of_its_image(listed, trained, own_data, tmp_path):
   """The wall of an image is given as sign: the network, which knows walls, finds it."""
   path = own_data / "labels" / "val" / "val_0.png"
   label = np.asarray(Image.open(path)).copy()
@@ -120,9 +120,13 @@ def test_a_planted_region_leads_the_list_of_its_image(trained, own_data, tmp_pat
   Image.fromarray(label).save(path)
   words = [f"--workdir={trained}", f"--config.data.root={own_data}", f"--out={tmp_path}/o", "--split=val"]
   assert main(["label-issues", *words]) == 0
-  first = table(tmp_path / "o" / "label_issues.csv")[0]
-  assert (first["image"], first["given"], first["predicted"]) == ("val_0", "sign", "wall")
-  assert table(tmp_path / "o" / "images.csv")[0]["image"] == "val_0"
+  first = next(r for r in table(tmp_path / "o" / "label_issues.csv") if r["image"] == "val_0")
+  assert (first["given"], first["predicted"]) == ("sign", "wall")
+  before, after = (
+    {r["image"]: float(r["quality"]) for r in table(f / "images.csv")} for f in (listed, tmp_path / "o")
+  )
+  assert after.pop("val_0") < before.pop("val_0")
+  assert after == before
 
 
 def test_images_without_labels_are_counted_and_passed_over(trained, own_data, tmp_path):

@@ -26,6 +26,8 @@ def test_regions_are_connected_parts_of_one_value():
   corner = next(r for r in regions(values, 9) if r.pixels == 3)
   np.testing.assert_array_equal(corner.mask, [[True, True], [False, True]])
   assert [r.pixels for r in regions(values, 9, min_pixels=3)] == [3]
+  ring = np.array([[1, 1, 1], [1, 9, 9], [1, 9, 1]])  # the last 1 lies in the box of the others
+  assert [r.mask.sum() for r in regions(ring, 9)] == [5, 1]
   assert not list(regions(np.full((2, 2), 9), 9))
 
 
@@ -36,6 +38,8 @@ def test_planting_follows_from_seed_and_index_alone():
   np.testing.assert_array_equal(forwards, backwards)
   other = PlantedSource(Samples(), share=0.3, min_pixels=10, seed=6)
   assert any((other[i]["label"] != forwards[i]).any() for i in range(len(source)))
+  clean = Samples()[0]["label"]
+  assert any((source.plant(clean, i)[1] != source.plant(clean, 0)[1]).any() for i in range(len(source)))
   assert source.names == Samples.names
 
 
