@@ -70,6 +70,22 @@ def report(args: argparse.Namespace) -> int:
   return 0
 
 
+def label_issues(args: argparse.Namespace) -> int:
+  """Rank images and regions whose annotation the network contradicts: CSV, JSON and a page of crops."""
+  config = workdir_config(args)
+  try:
+    top = int(args.top or 100)
+  except ValueError:
+    raise UserError(f"--top={args.top} must be a whole number") from None
+  prepare(config)
+  from errseg_jax.label_issues import label_issues as run
+
+  out = pathlib.Path(args.out) if args.out else workdir(args) / "label_issues"
+  split = args.split or config.splits.train
+  print(run(config, workdir(args), split, out, top=top, by=args.by or "max_probability"))
+  return 0
+
+
 def data_check(args: argparse.Namespace) -> int:
   """Read every image and label of a data set and list what is wrong with it."""
   config = required_config(args)
@@ -115,6 +131,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
   "evaluate": evaluate,
   "predict": predict,
   "report": report,
+  "label-issues": label_issues,
   "data check": data_check,
   "convert": convert,
   "bench": bench,
@@ -125,6 +142,7 @@ OWN_FLAGS = {
   "evaluate": {"--workdir", "--split", "--scores", "--confidnet"},
   "predict": {"--workdir", "--output"},
   "report": {"--workdir"},
+  "label-issues": {"--workdir", "--split", "--top", "--out", "--by"},
   "data check": {"--config", "--split"},
   "convert": {"--from", "--weights", "--out", "--drop"},
   "bench": {"--config", "--what", "--size", "--json"},
@@ -133,13 +151,15 @@ OWN_FLAGS = {
 FLAG_HELP = {
   "--config": "FILE[:arg] of an experiment, as configs/scenes_demo.py",
   "--workdir": "folder of the run",
-  "--split": "split to read; by default the one that is reported (data check: all)",
+  "--split": "split to read; by default the one that is reported (label-issues: that trains; data check: all)",
   "--scores": "further error scores, which cost further passes: mc_dropout,tta or one of them",
   "--confidnet": "error detection by ConfidNet's convention too: void is an error",
   "--output": "folder for the results; by default WORKDIR/predictions",
   "--from": "name of the published network, as torchvision_deeplabv3; docs/convert.md lists them",
   "--weights": "its file: .pth, .pt, .safetensors, .npz or .h5",
-  "--out": "the workdir to make; for a backbone alone, the .npz",
+  "--out": "the workdir to make; for a backbone alone, the .npz; label-issues: folder for the results",
+  "--top": "regions to list and show; by default 100",
+  "--by": "max_probability (the frozen network alone; default) or error_map (P(error) and the corrected labels)",
   "--drop": "head: keep the backbone alone, for another number of classes; class0: the first class, where it is void",
   "--what": "what to measure; size: parameters and multiply-adds",
   "--size": "HEIGHTxWIDTH of the image in pixels; by default 513x513",

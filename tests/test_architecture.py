@@ -29,6 +29,7 @@ ORDER = (
   "predict",
   "evaluate",
   "report",
+  "label_issues",
   "check",
   "doctor",
   "cli",

@@ -47,7 +47,8 @@ class GalleryItem:
   fused_accuracy: float | None
 
 
-def _data_uri(array: np.ndarray, kind: str, **options) -> str:
+def data_uri(array: np.ndarray, kind: str, **options) -> str:
+  """An image, uint8 [H, W] or [H, W, 3], as a data URI; `kind` and `options` are Pillow's format and its options."""
   buffer = io.BytesIO()
   Image.fromarray(array).save(buffer, kind, **options)
   return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -62,7 +63,7 @@ def _maps(item: GalleryItem) -> dict:
     "detail": item.detail,
     "error": np.round(255 * probability),
   }
-  uris = {k: _data_uri(np.asarray(v, np.uint8), "png", optimize=True) for k, v in maps.items()}
+  uris = {k: data_uri(np.asarray(v, np.uint8), "png", optimize=True) for k, v in maps.items()}
   return {"name": item.name, **uris}
 
 
@@ -70,7 +71,7 @@ def _figure(item: GalleryItem) -> dict:
   height, width = item.truth.shape
   return {
     "name": item.name,
-    "image": _data_uri(item.image, "jpeg", quality=88),
+    "image": data_uri(item.image, "jpeg", quality=88),
     "height": height,
     "width": width,
     "accuracy": tables.number(item.accuracy, 1),
@@ -113,7 +114,8 @@ def _sections(results: Mapping, curves: Mapping, info: DatasetInfo) -> dict:
   }
 
 
-def _write_atomically(path: pathlib.Path, text: str) -> None:
+def write_atomically(path: pathlib.Path, text: str) -> None:
+  """Writes UTF-8 text; a reader of `path` sees the old file or the whole new one."""
   path.parent.mkdir(parents=True, exist_ok=True)
   handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
   try:
@@ -180,4 +182,4 @@ def write_report(
     config=json.dumps(config, indent=2, default=str, ensure_ascii=False),
     **_sections(results, curves, info),
   )
-  _write_atomically(pathlib.Path(path), html)
+  write_atomically(pathlib.Path(path), html)
