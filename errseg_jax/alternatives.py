@@ -64,7 +64,7 @@ def dupsampling(config: ConfigDict, base: str) -> ConfigDict:
   """A DUpsampling decoder on the base's backbone, both trained on."""
   config = config.copy_and_resolve_references()
   steps = config.stages.detail.steps + config.stages.error.steps
-  config.segmenter.backbone_weights = base
+  config.segmenter.init, config.segmenter.backbone_weights = "", base
   old = config.segmenter.head.to_dict()
   shared = {key: old[key] for key in ("features", "low_features", "separable", "bn_epsilon") if key in old}
   config.segmenter.head = {"name": "dupsampling", **shared}
@@ -83,6 +83,11 @@ def true_class_probability(config: ConfigDict, base: str, normalised: bool = Fal
   return config
 
 
+def normalised_true_class_probability(config: ConfigDict, base: str) -> ConfigDict:
+  """The same with the true class's probability divided by the largest."""
+  return true_class_probability(config, base, normalised=True)
+
+
 ALTERNATIVES: dict[str, Callable[[ConfigDict, str], ConfigDict]] = {
   "gau_decoder": gau_decoder,
   "dupsampling": dupsampling,
@@ -91,5 +96,5 @@ ALTERNATIVES: dict[str, Callable[[ConfigDict, str], ConfigDict]] = {
   "bagging": bagging,
   "averaging": averaging,
   "confidnet": true_class_probability,
-  "confidnet_normalised": lambda config, base: true_class_probability(config, base, normalised=True),
+  "confidnet_normalised": normalised_true_class_probability,
 }

@@ -69,6 +69,29 @@ def report(args: argparse.Namespace) -> int:
   return 0
 
 
+def ablate(args: argparse.Namespace) -> int:
+  """Train and score the alternatives on the data at hand: ablation.json, tables, plots; a killed one goes on."""
+  config = required_config(args)
+  prepare(config)
+  from errseg_jax.ablation.run import ablate as run
+  from errseg_jax.train.loop import NotFinite, Stopped
+
+  if not args.seeds.isdigit():
+    raise UserError(f"--seeds={args.seeds}: write a whole number")
+  names = [name.strip() for name in args.rows.split(",") if name.strip()]
+  try:
+    failed = run(config, workdir(args), names, int(args.seeds))
+  except Stopped:
+    print(f"stopped; the same command goes on from {args.workdir}", file=sys.stderr)
+    return 143
+  except NotFinite as error:
+    failed = {"base": str(error)}
+  for name, why in failed.items():
+    print(f"errseg: {name}: {why}", file=sys.stderr)
+  print(workdir(args) / "ablation.md")
+  return 1 if failed else 0
+
+
 def data_check(args: argparse.Namespace) -> int:
   """Read every image and label of a data set and list what is wrong with it."""
   config = required_config(args)
@@ -114,6 +137,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
   "evaluate": evaluate,
   "predict": predict,
   "report": report,
+  "ablate": ablate,
   "data check": data_check,
   "convert": convert,
   "bench": bench,
@@ -124,6 +148,7 @@ OWN_FLAGS = {
   "evaluate": {"--workdir", "--split"},
   "predict": {"--workdir", "--output"},
   "report": {"--workdir"},
+  "ablate": {"--config", "--workdir", "--rows", "--seeds"},
   "data check": {"--config", "--split"},
   "convert": {"--from", "--weights", "--out", "--drop"},
   "bench": {"--config", "--what", "--size", "--json"},
@@ -140,9 +165,12 @@ FLAG_HELP = {
   "--drop": "head: keep the backbone alone, for another number of classes; class0: the first class, where it is void",
   "--what": "what to measure; size: parameters and multiply-adds",
   "--size": "HEIGHTxWIDTH of the image in pixels; by default 513x513",
+  "--rows": "names of rows with commas between; by default all of them",
+  "--seeds": "how many, from the config's seed on; by default 3",
   "--json": "print one JSON object in place of a table",
 }
 SWITCHES = ("--json",)
+FLAG_DEFAULTS = {"--seeds": "3"}
 
 
 def workdir(args: argparse.Namespace) -> pathlib.Path:
@@ -219,7 +247,9 @@ def parse(name: str, words: Sequence[str]) -> argparse.Namespace:
     if flag in SWITCHES:
       parser.add_argument(flag, action="store_true", help=FLAG_HELP[flag])
     else:
-      parser.add_argument(flag, default="", help=FLAG_HELP[flag], metavar=flag[2:].upper())
+      parser.add_argument(
+        flag, default=FLAG_DEFAULTS.get(flag, ""), help=FLAG_HELP[flag], metavar=flag[2:].upper()
+      )
   if name == "predict":
     parser.add_argument("images", nargs="+", help="image files or folders")
   overrides = [w for w in words if w.startswith("--config.")]

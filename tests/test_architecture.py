@@ -29,6 +29,7 @@ ORDER = (
   "predict",
   "evaluate",
   "report",
+  "ablation",
   "check",
   "doctor",
   "cli",
