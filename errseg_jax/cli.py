@@ -115,13 +115,15 @@ def convert(args: argparse.Namespace) -> int:
 
 
 def bench(args: argparse.Namespace) -> int:
-  """Parameters and multiply-adds of a config, without running it."""
+  """What a config's network costs: parameters, multiply-adds, milliseconds."""
   config = required_config(args)
-  from errseg_jax.bench import WHAT, bench_size, image_size
+  prepare(config)
+  from errseg_jax.bench import WHAT, bench_model, bench_size, image_size
   from errseg_jax.build import known
 
-  known(args.what or "size", WHAT, "--what")
-  bench_size(config, *image_size(args.size or "513x513"), args.json)
+  what = known(args.what or "size", WHAT, "--what")
+  run = bench_model if what == "model" else bench_size
+  run(config, *image_size(args.size or "513x513"), args.json)
   return 0
 
 
@@ -163,7 +165,7 @@ FLAG_HELP = {
   "--weights": "its file: .pth, .pt, .safetensors, .npz or .h5",
   "--out": "the workdir to make; for a backbone alone, the .npz",
   "--drop": "head: keep the backbone alone, for another number of classes; class0: the first class, where it is void",
-  "--what": "what to measure; size: parameters and multiply-adds",
+  "--what": "size: parameters and multiply-adds of each part, the default; model: those and the time of each branch",
   "--size": "HEIGHTxWIDTH of the image in pixels; by default 513x513",
   "--rows": "names of rows with commas between; by default all of them",
   "--seeds": "how many, from the config's seed on; by default 3",
