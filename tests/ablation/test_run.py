@@ -103,6 +103,11 @@ def test_steps_and_images_of_everything_are_counted(finished):
   assert "detail" not in rows["base"]["parameters"]
 
 
+def test_plots_are_written(finished):
+  names = {"gains", "error_scores", "threshold", "reliability"}
+  assert {path.stem for path in (finished[0] / "plots").iterdir()} == names
+
+
 def test_a_config_that_changed_is_refused(finished, config, monkeypatch, capsys):
   other = config.copy_and_resolve_references()
   other.stages.detail.steps = 5
