@@ -122,7 +122,7 @@ def test_a_config_that_changed_is_refused(finished, config, monkeypatch, capsys)
   ("rows", "changes", "message"),
   [
     ("papr", {}, "did you mean 'paper'"),
-    ("prior_msp", {"error_branch__gate": "none"}, "row 'prior_msp': config.error_branch.gate"),
+    ("prior_msp", {"detail_loss__weights": "none"}, "row 'prior_msp': config.detail_loss.weights"),
     ("base", {"splits__val": "nowhere"}, "row 'base': "),
     ("holdout", {"segmenter__init": "elsewhere"}, "leave it out"),
   ],
