@@ -66,7 +66,7 @@ def dupsampling(config: ConfigDict, base: str) -> ConfigDict:
   steps = config.stages.detail.steps + config.stages.error.steps
   config.segmenter.init, config.segmenter.backbone_weights = "", base
   old = config.segmenter.head.to_dict()
-  shared = {key: old[key] for key in ("features", "low_features", "separable", "bn_epsilon") if key in old}
+  shared = {key: old[key] for key in ("features", "low_features", "bn_epsilon") if key in old}
   config.segmenter.head = {"name": "dupsampling", **shared}
   config.order = ("semantic",)
   config.stages.semantic.steps = steps

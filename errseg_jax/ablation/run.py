@@ -106,6 +106,7 @@ def check(name: str, config: ConfigDict) -> None:
     section.balance = 0.0  # else every label would be read to count its classes
   try:
     trainer = Trainer(config, pathlib.Path())
+    trainer.dataset.source(config.splits.val)
     variables = abstract_variables(trainer.model)
     for stage in trainer.stages:
       make_optimizer(stage.optimizer, stage.steps, split(variables, stage.groups)[0]["params"])
