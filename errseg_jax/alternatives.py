@@ -68,7 +68,7 @@ def dupsampling(config: ConfigDict, base: str) -> ConfigDict:
   """A DUpsampling decoder on the base's backbone, both trained on."""
   config = config.copy_and_resolve_references()
   steps = config.stages.detail.steps + config.stages.error.steps
-  config.segmenter.backbone_weights = base
+  config.segmenter.init, config.segmenter.backbone_weights = "", base
   own = {field.name for field in dataclasses.fields(HEADS["dupsampling"])}
   shared = {key: value for key, value in config.segmenter.head.to_dict().items() if key in own}
   config.segmenter.head = {**shared, "name": "dupsampling"}
@@ -87,6 +87,11 @@ def true_class_probability(config: ConfigDict, base: str, normalised: bool = Fal
   return config
 
 
+def normalised_true_class_probability(config: ConfigDict, base: str) -> ConfigDict:
+  """The same with the true class's probability divided by the largest."""
+  return true_class_probability(config, base, normalised=True)
+
+
 ALTERNATIVES: dict[str, Callable[[ConfigDict, str], ConfigDict]] = {
   "gau_decoder": gau_decoder,
   "dupsampling": dupsampling,
@@ -95,5 +100,5 @@ ALTERNATIVES: dict[str, Callable[[ConfigDict, str], ConfigDict]] = {
   "bagging": bagging,
   "averaging": averaging,
   "confidnet": true_class_probability,
-  "confidnet_normalised": lambda config, base: true_class_probability(config, base, normalised=True),
+  "confidnet_normalised": normalised_true_class_probability,
 }

@@ -1,9 +1,15 @@
-"""`errseg bench --what=size`: parameters and multiply-adds of a config, from shapes alone: nothing is computed."""
+"""`errseg bench`: what a config's network costs.
+
+`--what=size`: parameters and multiply-adds of each part, from shapes alone: nothing is computed. `--what=model`: of
+the network and each branch, with the milliseconds they take on the device at hand.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,12 +23,21 @@ from rich.table import Table
 
 from errseg_jax import build
 from errseg_jax.errors import UserError
+from errseg_jax.evaluate import hardware
 from errseg_jax.models.error_aware import ErrorAware, infer
 
 AUXILIARY = "segmenter/head/auxiliary"
 GROUPS = ("segmenter/backbone", AUXILIARY, "segmenter/head", "detail", "error")
 """Parts of a network; the auxiliary head works in training only, and published counts are without it."""
-WHAT = ("size",)
+WHAT = ("size", "model")
+COUNTS = ("parameters", "multiply_adds")
+ROUNDS = 15  # of one run of each program
+PROGRAMS: dict[str, tuple[str, ...]] = {
+  "segmenter": (),
+  "error": ("error",),
+  "detail": ("detail",),
+  "both": ("error", "detail"),
+}
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -121,4 +136,90 @@ def bench_size(config: ConfigDict, height: int, width: int, as_json: bool) -> No
   table.add_column("multiply-adds", justify="right")
   for name, row in {**sizes["groups"], "total": sizes["total"]}.items():
     table.add_row(name, f"{row['parameters']:,}", f"{row['multiply_adds'] / 1e9:,.2f} G")
+  Console().print(table)
+
+
+def model_cost(config: ConfigDict, height: int, width: int) -> dict[str, Any]:
+  """Parameters, multiply-adds and time of the network and of each branch, batch 1, with random weights.
+
+  Args:
+    config: of the run; its data set says how many classes there are.
+    height: of the image, pixels.
+    width: see height.
+
+  Returns:
+    {"image_size", "hardware", "groups": {"segmenter" | "error" | "detail": {"parameters", "multiply_adds", "ms",
+    "share"}}, "branches": {same}}. "ms" of the segmenter is the median over the rounds, of a branch the median of what
+    it adds in a round; an error branch that reads the detail branch's logits is charged what it adds to both.
+    "share": percent of the segmenter's time. "branches" are both at once.
+  """
+  sizes = size(config, height, width)["groups"]
+  groups = {
+    name: {key: sum(v[key] for g, v in sizes.items() if g.split("/")[0] == name) for key in COUNTS}
+    for name in ("segmenter", "error", "detail")
+  }
+  seconds = times(config, height, width)
+  below = "detail" if config.error_branch.get("prior", "none") == "detail" else "segmenter"
+  full = "both" if below == "detail" else "error"
+  added = {
+    "error": seconds[full] - seconds[below],
+    "detail": seconds["detail"] - seconds["segmenter"],
+    "branches": seconds["both"] - seconds["segmenter"],
+  }
+  base = float(np.median(seconds["segmenter"]))
+  both = {key: groups["error"][key] + groups["detail"][key] for key in COUNTS}
+  rows: dict[str, Any] = {"segmenter": groups["segmenter"] | {"ms": 1000 * base, "share": 100.0}}
+  for name, counts in (("error", groups["error"]), ("detail", groups["detail"]), ("branches", both)):
+    value = float(np.median(added[name]))
+    rows[name] = counts | {"ms": 1000 * value, "share": 100 * value / base}
+  return {
+    "image_size": [height, width],
+    "hardware": hardware(),
+    "branches": rows.pop("branches"),
+    "groups": rows,
+  }
+
+
+def times(config: ConfigDict, height: int, width: int) -> dict[str, np.ndarray]:
+  """Seconds of each of PROGRAMS in each round, [ROUNDS]; compilation and a first run come before.
+
+  In a round every program runs once, so that a busy moment of the machine meets all of them.
+  """
+  model = build.model(config, build.dataset(config).info.num_classes)
+  rng = np.random.default_rng(0)
+  image = rng.integers(0, 256, (1, height, width, 3), np.uint8)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+  variables = jax.device_put(jax.tree.map(lambda leaf: _ordinary(leaf, rng), shapes))
+  programs = {name: jax.jit(functools.partial(infer, model, wanted=w)) for name, w in PROGRAMS.items()}
+  for program in programs.values():
+    jax.block_until_ready(program(variables, image))
+  seconds = np.zeros((len(programs), ROUNDS))
+  for k in range(ROUNDS):
+    for i, program in enumerate(programs.values()):
+      start = time.perf_counter()
+      jax.block_until_ready(program(variables, image))
+      seconds[i, k] = time.perf_counter() - start
+  return dict(zip(programs, seconds, strict=True))
+
+
+def _ordinary(leaf: jax.ShapeDtypeStruct, rng: np.random.Generator) -> np.ndarray:
+  """Numbers that keep activations at an ordinary size; the model's own initialisers take minutes to compile."""
+  if len(leaf.shape) < 2:
+    return np.ones(leaf.shape, leaf.dtype)
+  return (rng.standard_normal(leaf.shape) * np.prod(leaf.shape[:-1]) ** -0.5).astype(leaf.dtype)
+
+
+def bench_model(config: ConfigDict, height: int, width: int, as_json: bool) -> None:
+  """Prints the cost as a table, or as one JSON object."""
+  cost = model_cost(config, height, width)
+  if as_json:
+    print(json.dumps(cost, indent=1))
+    return
+  name = f"{config.segmenter.backbone.name} + {config.segmenter.head.name}"
+  table = Table(title=f"{name}, {height}x{width} pixels, batch 1, {cost['hardware']['device']}")
+  for column in ("group", "parameters", "multiply-adds", "ms", "% of the network"):
+    table.add_column(column, justify="right" if column != "group" else "left")
+  for group, row in {**cost["groups"], "both branches": cost["branches"]}.items():
+    counts = (f"{row['parameters']:,}", f"{row['multiply_adds'] / 1e9:,.2f} G")
+    table.add_row(group, *counts, f"{row['ms']:,.1f}", f"{row['share']:.1f}")
   Console().print(table)

@@ -86,6 +86,29 @@ def label_issues(args: argparse.Namespace) -> int:
   return 0
 
 
+def ablate(args: argparse.Namespace) -> int:
+  """Train and score the alternatives on the data at hand: ablation.json, tables, plots; a killed one goes on."""
+  config = required_config(args)
+  prepare(config)
+  from errseg_jax.ablation.run import ablate as run
+  from errseg_jax.train.loop import NotFinite, Stopped
+
+  if not args.seeds.isdigit():
+    raise UserError(f"--seeds={args.seeds}: write a whole number")
+  names = [name.strip() for name in args.rows.split(",") if name.strip()]
+  try:
+    failed = run(config, workdir(args), names, int(args.seeds))
+  except Stopped:
+    print(f"stopped; the same command goes on from {args.workdir}", file=sys.stderr)
+    return 143
+  except NotFinite as error:
+    failed = {"base": str(error)}
+  for name, why in failed.items():
+    print(f"errseg: {name}: {why}", file=sys.stderr)
+  print(workdir(args) / "ablation.md")
+  return 1 if failed else 0
+
+
 def data_check(args: argparse.Namespace) -> int:
   """Read every image and label of a data set and list what is wrong with it."""
   config = required_config(args)
@@ -109,13 +132,15 @@ def convert(args: argparse.Namespace) -> int:
 
 
 def bench(args: argparse.Namespace) -> int:
-  """Parameters and multiply-adds of a config, without running it."""
+  """What a config's network costs: parameters, multiply-adds, milliseconds."""
   config = required_config(args)
-  from errseg_jax.bench import WHAT, bench_size, image_size
+  prepare(config)
+  from errseg_jax.bench import WHAT, bench_model, bench_size, image_size
   from errseg_jax.build import known
 
-  known(args.what or "size", WHAT, "--what")
-  bench_size(config, *image_size(args.size or "513x513"), args.json)
+  what = known(args.what or "size", WHAT, "--what")
+  run = bench_model if what == "model" else bench_size
+  run(config, *image_size(args.size or "513x513"), args.json)
   return 0
 
 
@@ -132,6 +157,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
   "predict": predict,
   "report": report,
   "label-issues": label_issues,
+  "ablate": ablate,
   "data check": data_check,
   "convert": convert,
   "bench": bench,
@@ -143,6 +169,7 @@ OWN_FLAGS = {
   "predict": {"--workdir", "--output"},
   "report": {"--workdir"},
   "label-issues": {"--workdir", "--split", "--top", "--out", "--by"},
+  "ablate": {"--config", "--workdir", "--rows", "--seeds"},
   "data check": {"--config", "--split"},
   "convert": {"--from", "--weights", "--out", "--drop"},
   "bench": {"--config", "--what", "--size", "--json"},
@@ -161,11 +188,14 @@ FLAG_HELP = {
   "--top": "regions to list and show; by default 100",
   "--by": "max_probability (the frozen network alone; default) or error_map (P(error) and the corrected labels)",
   "--drop": "head: keep the backbone alone, for another number of classes; class0: the first class, where it is void",
-  "--what": "what to measure; size: parameters and multiply-adds",
+  "--what": "size: parameters and multiply-adds of each part, the default; model: those and the time of each branch",
   "--size": "HEIGHTxWIDTH of the image in pixels; by default 513x513",
+  "--rows": "names of rows with commas between; by default all of them",
+  "--seeds": "how many, from the config's seed on; by default 3",
   "--json": "print one JSON object in place of a table",
 }
 SWITCHES = ("--json", "--confidnet")
+FLAG_DEFAULTS = {"--seeds": "3"}
 
 
 def workdir(args: argparse.Namespace) -> pathlib.Path:
@@ -242,7 +272,9 @@ def parse(name: str, words: Sequence[str]) -> argparse.Namespace:
     if flag in SWITCHES:
       parser.add_argument(flag, action="store_true", help=FLAG_HELP[flag])
     else:
-      parser.add_argument(flag, default="", help=FLAG_HELP[flag], metavar=flag[2:].upper())
+      parser.add_argument(
+        flag, default=FLAG_DEFAULTS.get(flag, ""), help=FLAG_HELP[flag], metavar=flag[2:].upper()
+      )
   if name == "predict":
     parser.add_argument("images", nargs="+", help="image files or folders")
   overrides = [w for w in words if w.startswith("--config.")]

@@ -2,11 +2,12 @@ import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen as nn
 
-from errseg_jax import build, cli
-from errseg_jax.bench import bench_size, convolutions, image_size, size
+from errseg_jax import bench, build, cli
+from errseg_jax.bench import bench_model, bench_size, convolutions, image_size, model_cost, size
 from errseg_jax.cli import main
 from errseg_jax.errors import UserError
 from errseg_jax.models.backbones import ResNet
@@ -114,7 +115,41 @@ def test_the_command_prints_a_table_or_json(tiny_config, capsys, monkeypatch):
   bench_size(tiny_config(), 64, 96, False)
   assert "segmenter/head" in capsys.readouterr().out
   assert main(["bench", "--what=speed"]) == 2
-  assert "known: size" in capsys.readouterr().err
+  assert "known: size, model" in capsys.readouterr().err
+
+
+TIMES = {  # seconds of three rounds; the second one is slow for all
+  "segmenter": np.array([0.10, 0.30, 0.10]),
+  "error": np.array([0.11, 0.31, 0.11]),
+  "detail": np.array([0.12, 0.32, 0.12]),
+  "both": np.array([0.15, 0.35, 0.15]),
+}
+
+
+@pytest.mark.parametrize(("prior", "error_ms"), [("detail", 30.0), ("msp", 10.0)])
+def test_a_branch_costs_what_it_adds(tiny_config, monkeypatch, prior, error_ms):
+  """With prior "detail" the error program runs the detail branch too, and is not charged for it."""
+  monkeypatch.setattr(bench, "times", lambda *args: TIMES)
+  cost = model_cost(tiny_config(error_branch__prior=prior), 64, 96)
+  assert cost["groups"]["segmenter"]["ms"] == pytest.approx(100)
+  assert cost["groups"]["detail"]["ms"] == pytest.approx(20)
+  assert cost["groups"]["error"]["ms"] == pytest.approx(error_ms)
+  assert (cost["branches"]["ms"], cost["branches"]["share"]) == pytest.approx((50, 50))
+  sizes = size(tiny_config(error_branch__prior=prior), 64, 96)
+  for key in ("parameters", "multiply_adds"):
+    total = cost["groups"]["segmenter"][key] + cost["branches"][key]
+    assert total == sizes["total"][key]
+
+
+def test_the_model_is_timed(tiny_config, capsys, monkeypatch):
+  monkeypatch.setattr(cli, "required_config", lambda args: tiny_config())
+  monkeypatch.setattr(bench, "ROUNDS", 2)
+  assert main(["bench", "--what=model", "--size=64x96", "--json"]) == 0
+  cost = json.loads(capsys.readouterr().out)
+  assert cost["groups"]["segmenter"]["ms"] > 0
+  monkeypatch.setattr(bench, "model_cost", lambda *args: cost)
+  bench_model(tiny_config(), 64, 96, False)
+  assert "both branches" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["", "513", "0x3", "axb", "513x513x3"])

@@ -1,0 +1,1 @@
+"""`errseg ablate`: rows are trained and scored, then told in tables and plots."""

@@ -1,0 +1,152 @@
+"""The plots of an ablation: SVG texts, in colours and marks that colour-blind readers tell apart."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from errseg_jax.ablation.rows import BASE
+from errseg_jax.metrics.curves import reliability_curve
+from errseg_jax.report.plots import COLOURS, RC, STYLES
+
+MARKS = "osD^vP"
+
+
+def plots(summary: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, str]:
+  """{file stem: SVG}, of what is finished.
+
+  Args:
+    summary: the content of ablation.json.
+    workdir: of the ablation, whose evaluation.npz files the reliability comes from.
+  """
+  rows = {name: row for name, row in summary["rows"].items() if row["seeds"]}
+  found = {"gains": gains(rows), "error_scores": error_scores(rows), "threshold": threshold(rows)}
+  histograms = {
+    name: pooled_histograms(workdir, name, rows[name]) for name in ("paper", "default") if name in rows
+  }
+  found["reliability"] = reliability({k: v for k, v in histograms.items() if v})
+  return {name: svg for name, svg in found.items() if svg}
+
+
+def _svg(figure: Figure) -> str:
+  buffer = io.StringIO()
+  figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None}, facecolor="white")
+  return buffer.getvalue()
+
+
+def _points(axes: Axes, lines: Mapping[str, Mapping[str, float | None]], colour: str) -> None:
+  """One line of points for each name, a mark for each seed, a bar at their mean."""
+  seeds = sorted({seed for values in lines.values() for seed in values})
+  for y, values in enumerate(lines.values()):
+    known = [value for value in values.values() if value is not None]
+    if known:
+      axes.plot([np.mean(known)] * 2, [y - 0.3, y + 0.3], color="black", linewidth=1.5, zorder=3)
+  for i, seed in enumerate(seeds):
+    found = [(values[seed], y) for y, values in enumerate(lines.values()) if values.get(seed) is not None]
+    x, heights = np.array(found, float).reshape(-1, 2).T
+    axes.scatter(
+      x, heights, s=22, marker=MARKS[i % len(MARKS)], color=colour, alpha=0.8, label=f"seed {seed}"
+    )
+  axes.set_yticks(range(len(lines)), lines)
+  axes.invert_yaxis()
+  axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+@mpl.rc_context(RC)
+def gains(rows: Mapping[str, Any]) -> str:
+  """Paired differences of mIoU to the base, one point a seed; "" without rows beside the base."""
+  lines = {
+    name: {seed: run["vs_base"] for seed, run in row["seeds"].items()}
+    for name, row in rows.items()
+    if name != BASE
+  }
+  if not lines:
+    return ""
+  figure = Figure(figsize=(6.0, 1.0 + 0.28 * len(lines)))
+  axes = figure.add_subplot()
+  axes.axvline(0, color="#6b7280", linewidth=1)
+  _points(axes, lines, COLOURS[0])
+  axes.set_xlabel("mIoU minus the base of the same seed, points (bar: mean)")
+  return _svg(figure)
+
+
+@mpl.rc_context(RC)
+def error_scores(rows: Mapping[str, Any]) -> str:
+  """AUPR_error of the base's free scores and of each row's P_ep; "" where there is none."""
+  runs = rows.get(BASE, {"seeds": {}})["seeds"]
+  free = {key: None for run in runs.values() for key in run["baselines"]}
+  lines = {
+    f"{key} (free)": {seed: run["baselines"].get(key, {}).get("AUPR_error") for seed, run in runs.items()}
+    for key in free
+  }
+  for name, row in rows.items():
+    values = {seed: run["AUPR_error"] for seed, run in row["seeds"].items()}
+    if any(value is not None for value in values.values()):
+      lines[f"P_ep of {name}"] = values
+  if not lines:
+    return ""
+  figure = Figure(figsize=(6.0, 1.0 + 0.28 * len(lines)))
+  axes = figure.add_subplot()
+  _points(axes, lines, COLOURS[1])
+  axes.set_xlabel("AUPR_error, % (bar: mean)")
+  return _svg(figure)
+
+
+@mpl.rc_context(RC)
+def threshold(rows: Mapping[str, Any]) -> str:
+  """Error IoU, hard recall and mIoU against t, of `paper` and `default`; "" without a sweep."""
+  figure = Figure(figsize=(9.6, 3.2), layout="constrained")
+  panels = figure.subplots(1, 3)
+  drawn = False
+  for i, name in enumerate(n for n in ("paper", "default") if n in rows):
+    for run in rows[name]["seeds"].values():
+      steps = run["by_threshold"]
+      style = {"color": COLOURS[i], "linestyle": STYLES[i], "marker": MARKS[i], "markersize": 3}
+      for axes, key in zip(panels, ("IoU", "hard_recall", "mIoU"), strict=True):
+        values = [np.nan if step[key] is None else step[key] for step in steps]
+        axes.plot([step["t"] for step in steps], values, label=name, linewidth=1, **style)
+      drawn = drawn or bool(steps)
+  for axes, title in zip(panels, ("error IoU, %", "hard recall, %", "mIoU, %"), strict=True):
+    axes.set_xlabel("t")
+    axes.set_ylabel(title)
+  handles, labels = panels[0].get_legend_handles_labels()
+  by_name = dict(zip(labels, handles, strict=True))  # a line for each seed, an entry for each row
+  panels[0].legend(list(by_name.values()), list(by_name))
+  return _svg(figure) if drawn else ""
+
+
+def pooled_histograms(workdir: pathlib.Path, name: str, row: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """{"raw" and "calibrated": integer [2, 4096]} of P_ep, summed over the row's seeds; {} where it has none."""
+  total: dict[str, np.ndarray] = {}
+  for seed in row["seeds"]:
+    with np.load(workdir / f"seed{seed}" / name / "evaluation.npz", allow_pickle=False) as file:
+      for title, key in (("raw", "histogram.error_raw"), ("calibrated", "histogram.error")):
+        if key in file.files:
+          total[title] = total.get(title, 0) + file[key].astype(np.int64)
+  return total
+
+
+@mpl.rc_context(RC)
+def reliability(histograms: Mapping[str, Mapping[str, np.ndarray]]) -> str:
+  """Predicted probability of error against its frequency, before and after calibration; "" of none."""
+  if not histograms:
+    return ""
+  figure = Figure(figsize=(4.8, 4.0))
+  axes = figure.add_subplot()
+  axes.plot([0, 100], [0, 100], color="#6b7280", linewidth=1, linestyle=":")
+  for i, (name, row) in enumerate(histograms.items()):
+    for k, (title, hist) in enumerate(row.items()):
+      predicted, observed, _ = reliability_curve(hist)
+      colour = COLOURS[2 * i + k]
+      axes.plot(predicted, observed, color=colour, linestyle=STYLES[k], marker=MARKS[2 * i + k], markersize=4)
+      axes.lines[-1].set_label(f"{name}, {title}")
+  axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="P(error), %", ylabel="pixels that are wrong, %")
+  axes.legend()
+  return _svg(figure)

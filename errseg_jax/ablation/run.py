@@ -1,0 +1,126 @@
+"""Trains and scores what an ablation lacks, row by row; a killed one goes on where it was."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import pathlib
+import signal
+from collections.abc import Sequence
+
+import jax
+from ml_collections import ConfigDict
+
+from errseg_jax.ablation.rows import BASE, ROWS
+from errseg_jax.ablation.write import write
+from errseg_jax.build import known
+from errseg_jax.errors import UserError
+from errseg_jax.evaluate import evaluate
+from errseg_jax.train.given import abstract_variables
+from errseg_jax.train.loop import NotFinite
+from errseg_jax.train.optim import make_optimizer
+from errseg_jax.train.state import split
+from errseg_jax.train.trainer import Trainer, keep_files
+from errseg_jax.train.workdir import claim
+
+log = logging.getLogger("errseg")
+
+
+def ablate(config: ConfigDict, workdir: pathlib.Path, names: Sequence[str], seeds: int) -> dict[str, str]:
+  """Runs the rows of every seed that are not finished; writes the tables after each.
+
+  Args:
+    config: of the comparison; its seed is the first one.
+    workdir: gets seed<N>/<row>/, each the workdir of an ordinary run, and ablation.json, ablation.md, plots/.
+    names: rows; () takes all that the config allows.
+    seeds: how many.
+
+  Returns:
+    {"seed0/paper": what stopped that row}; the other rows went on without it.
+
+  Raises:
+    UserError: an unknown row, a config that a row cannot use, or the workdir of another config: before
+      anything trains.
+    Stopped: SIGTERM came while a row trained; its state is saved.
+  """
+  config = config.copy_and_resolve_references()
+  keep_files(config)
+  rows = chosen(names, config)
+  if seeds < 1:
+    raise UserError(f"--seeds={seeds} must be at least 1")
+  for name in rows:
+    check(name, row_config(config, workdir, config.seed, name))
+  claim(workdir, config)
+  failed: dict[str, str] = {}
+  every = range(config.seed, config.seed + seeds)
+  for seed in every:
+    for name in rows:
+      folder = row_folder(workdir, seed, name)
+      if not (folder / "results.json").exists():
+        try:
+          run_row(row_config(config, workdir, seed, name), folder)
+        except (UserError, NotFinite) as error:
+          if name == BASE:
+            raise
+          failed[f"seed{seed}/{name}"] = str(error)
+      write(workdir, config, rows, every, failed)
+  return failed
+
+
+def chosen(names: Sequence[str], config: ConfigDict) -> list[str]:
+  """The rows to run, in the order of ROWS, the base first.
+
+  Raises:
+    UserError: an unknown one, or one that must train a network where one is given.
+  """
+  given = bool(config.segmenter.init)
+  for name in names:
+    if known(name, ROWS, "--rows") and ROWS[name].anew and given:
+      raise UserError(
+        f"--rows={name} trains a semantic network from the start, and config.segmenter.init gives one; leave it out"
+      )
+  wanted = {BASE, *names} if names else {name for name, row in ROWS.items() if not (given and row.anew)}
+  return [name for name in ROWS if name in wanted]
+
+
+def row_folder(workdir: pathlib.Path, seed: int, name: str) -> pathlib.Path:
+  """The workdir of one row of one seed."""
+  return workdir / f"seed{seed}" / name
+
+
+def row_config(config: ConfigDict, workdir: pathlib.Path, seed: int, name: str) -> ConfigDict:
+  """The config of one row of one seed."""
+  config = config.copy_and_resolve_references()
+  config.seed = seed
+  return ROWS[name].config(config, str(row_folder(workdir, seed, BASE).resolve()))
+
+
+def check(name: str, config: ConfigDict) -> None:
+  """Builds a row without training it.
+
+  Raises:
+    UserError: it cannot be trained; says which row.
+  """
+  config = config.copy_and_resolve_references()
+  for section in (config.semantic_loss, config.detail_loss):
+    section.balance = 0.0  # else every label would be read to count its classes
+  try:
+    trainer = Trainer(config, pathlib.Path())
+    trainer.dataset.source(config.splits.val)
+    variables = abstract_variables(trainer.model)
+    for stage in trainer.stages:
+      make_optimizer(stage.optimizer, stage.steps, split(variables, stage.groups)[0]["params"])
+  except UserError as error:
+    raise UserError(f"row {name!r}: {error}") from None
+
+
+def run_row(config: ConfigDict, folder: pathlib.Path) -> None:
+  """Trains and scores one row; results.json is written last."""
+  log.info("%s", folder)
+  trainer = Trainer(config, folder)
+  trainer.run()
+  signal.signal(signal.SIGTERM, signal.SIG_DFL)  # scoring has no state to save
+  evaluate(trainer.config, folder, config.splits.val)
+  del trainer
+  jax.clear_caches()  # a compiled program holds memory, and the next row has its own
+  gc.collect()
