@@ -37,14 +37,12 @@ def get_config(arg=None):
   config.segmenter.std = (1.0, 1.0, 1.0)
   config.segmenter.channels = "bgr"
   config.error_branch = {"prior": "detail", "features": 48}
-  config.detail_branch.update(residual=True, features=(64, 48, 24))
-  config.detail_loss = {"weights": "soft", "balance": 0.5}  # poles and signs are what the network misses
   config.order = ("semantic", "detail", "error")
   # The pretrained backbone has no normalisation: it wants smaller steps than the new head.
   backbone = {"segmenter/backbone": 0.3}
   semantic = {"weight_decay": 1e-4, "multipliers": backbone, "eval_every": 1000}
   config.stages.semantic = stage(3000, 1e-3, **semantic)
-  config.stages.detail = stage(DETAIL_STEPS, 2e-3, eval_every=500)
+  config.stages.detail = stage(DETAIL_STEPS, 2e-3, ema=0.99)
   config.stages.error = stage(ERROR_STEPS, 1e-3)
   config.stages.control = stage(DETAIL_STEPS + ERROR_STEPS, 5e-4, **semantic)
   if arg == "half":

@@ -33,8 +33,6 @@ def get_config(arg=None):
   }
   config.error_branch = {"prior": "detail", "features": 16}
   config.detail_branch.update(residual=True, features=(48, 48, 24), encoder="all", encoder_features=16)
-  # Thin poles, signs, riders: the frozen network all but ignores what is rare.
-  config.detail_loss = {"weights": "soft", "balance": 0.5}
   config.order = ("semantic", "detail", "error", "control")
   config.stages.semantic = stage(3500, 3e-3, batch_size=8, weight_decay=1e-4)
   config.stages.detail = stage(DETAIL_STEPS, 3e-3, batch_size=8)

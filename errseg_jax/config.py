@@ -93,7 +93,8 @@ def default_config() -> ConfigDict:
   config.detail_branch = ConfigDict({"name": "detail", "residual": True})  # of models.detail_branches
   config.semantic_loss = ConfigDict()  # of losses.SemanticLoss
   config.error_loss = ConfigDict()  # of losses.ErrorLoss
-  config.detail_loss = ConfigDict({"weights": "soft"})  # of losses.DetailLoss
+  # Of losses.DetailLoss. Balance and Jaccard loss find rare classes; `choose` takes back what of the balance harms.
+  config.detail_loss = ConfigDict({"weights": "soft", "balance": 0.5, "jaccard": 2.0})
 
   config.order = ("semantic", "detail", "error")  # stages that train, in order; "control" may follow
   config.stages = ConfigDict()

@@ -171,10 +171,11 @@ def error_results(
   if temperature is None:  # nothing was fitted
     del baselines["temperature"]
   if "error" not in histograms:
-    return {"calibration": {"temperature": temperature}, "error": {"baselines": baselines}}
+    error = {"rate": baselines["max_probability"]["rate"], "baselines": baselines}
+    return {"calibration": {"temperature": temperature}, "error": error}
   hist, hard = histograms["error"], counts["hard"]
   errors = int(hist[1].sum())
-  error: dict[str, Any] = {
+  error = {
     "threshold": choice.threshold,
     **error_scores(hist),
     **mask_scores(counts["mask"]),

@@ -59,6 +59,12 @@ def trained_on(config: ConfigDict, base: str, folds: int = 0) -> ConfigDict:
   return config
 
 
+def trained_on_alike(config: ConfigDict, base: str) -> ConfigDict:
+  """The base trained on with the balance and the Jaccard loss of the detail branch."""
+  config.semantic_loss = {key: config.detail_loss.get(key, 0.0) for key in ("balance", "jaccard")}
+  return trained_on(config, base)
+
+
 def branches(config: ConfigDict, base: str) -> ConfigDict:
   """The config's own branches: on the base, or after a network of their own where their images ask for one."""
   if config.splits.error_source not in SEVERAL_NETWORKS:
@@ -101,6 +107,10 @@ ROWS: dict[str, Row] = {
     anew=True,
   ),
   CONTROL: Row("the base trained on for the steps of both branches", trained_on),
+  "base_longer_alike": Row(
+    "the same with the detail branch's loss, so that what the loss gives is told from what the branch gives",
+    trained_on_alike,
+  ),
   "base_longest": Row(
     "the base trained on for the steps of both branches and of the fold networks of crossfit",
     lambda config, base: trained_on(config, base, config.splits.get("folds", 3)),

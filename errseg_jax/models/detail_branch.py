@@ -41,7 +41,8 @@ class DetailBranch(nn.Module):
 
   Attributes:
     num_classes: C.
-    features: channels of each block.
+    features: channels of each block. The finest block costs most: at these a branch takes a fifth of the time of
+      a DeepLabv3+ on ResNet-50.
     strides: of the blocks, coarsest first. A stride that the network's `low` features lack is filled from an
       encoder on image and P_sb.
     encoder: "missing": that encoder serves the missing strides only; "all": it joins every stride.
@@ -53,7 +54,7 @@ class DetailBranch(nn.Module):
   """
 
   num_classes: int
-  features: tuple[int, ...] = (128, 128, 128)
+  features: tuple[int, ...] = (64, 48, 24)
   strides: tuple[int, ...] = (8, 4, 2)
   encoder: str = "missing"
   encoder_features: int = 16
