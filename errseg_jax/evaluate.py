@@ -171,11 +171,11 @@ def error_results(
   if temperature is None:  # nothing was fitted
     del baselines["temperature"]
   if "error" not in histograms:
-    error = {"rate": baselines["max_probability"]["rate"], "baselines": baselines}
-    return {"calibration": {"temperature": temperature}, "error": error}
+    found = {"rate": baselines["max_probability"]["rate"], "baselines": baselines}
+    return {"calibration": {"temperature": temperature}, "error": found}
   hist, hard = histograms["error"], counts["hard"]
   errors = int(hist[1].sum())
-  error = {
+  error: dict[str, Any] = {
     "threshold": choice.threshold,
     **error_scores(hist),
     **mask_scores(counts["mask"]),

@@ -15,7 +15,6 @@ ORDER = (
   "progress",
   "sharding",
   "config",
-  "alternatives",
   "data",
   "metrics",
   "models",

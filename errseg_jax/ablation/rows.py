@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from errseg_jax.alternatives import ALTERNATIVES, on_base
+from errseg_jax.ablation.alternatives import ALTERNATIVES, on_base
 from errseg_jax.config import paper
 
 SEVERAL_NETWORKS = ("holdout", "crossfit")

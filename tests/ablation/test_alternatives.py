@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from errseg_jax.alternatives import ALTERNATIVES
+from errseg_jax.ablation.alternatives import ALTERNATIVES
 from errseg_jax.build import with_defaults
 from errseg_jax.evaluate import evaluate
 from errseg_jax.train.stages import plan
