@@ -54,6 +54,7 @@ def results(workdir, name):
   return json.loads((workdir / name / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_stopped_ablation_goes_on_where_it_was(finished):
   _, calls, partial = finished
   assert calls == [RUNS[:4], RUNS[3:]]
@@ -62,6 +63,7 @@ def test_a_stopped_ablation_goes_on_where_it_was(finished):
   assert "| `base`" in partial
 
 
+@pytest.mark.slow
 def test_every_row_starts_from_the_base_of_its_seed(finished):
   workdir = finished[0]
   for seed in (0, 1):
@@ -72,6 +74,7 @@ def test_every_row_starts_from_the_base_of_its_seed(finished):
   assert results(workdir, "seed0/base")["semantic"] != results(workdir, "seed1/base")["semantic"]
 
 
+@pytest.mark.slow
 def test_the_tables_follow_from_the_results(finished):
   workdir = finished[0]
   summary = json.loads((workdir / "ablation.json").read_text())
@@ -94,6 +97,7 @@ def test_the_tables_follow_from_the_results(finished):
   assert f"| {np.mean(fused):.2f} ± {np.std(fused, ddof=1):.2f} |" in line
 
 
+@pytest.mark.slow
 def test_steps_and_images_of_everything_are_counted(finished):
   rows = json.loads((finished[0] / "ablation.json").read_text())["rows"]
   assert [rows[n]["steps"] for n in ("base", "base_longer", "paper")] == [4, 11, 11]
@@ -103,11 +107,13 @@ def test_steps_and_images_of_everything_are_counted(finished):
   assert "detail" not in rows["base"]["parameters"]
 
 
+@pytest.mark.slow
 def test_plots_are_written(finished):
   names = {"gains", "error_scores", "threshold", "reliability"}
   assert {path.stem for path in (finished[0] / "plots").iterdir()} == names
 
 
+@pytest.mark.slow
 def test_a_config_that_changed_is_refused(finished, config, monkeypatch, capsys):
   other = config.copy_and_resolve_references()
   other.stages.detail.steps = 5
