@@ -48,7 +48,7 @@ def get_config(arg=None):
   if arg == "half":
     config.data.downscale = 2
     config.transform.crop_size = (128, 160)
-    config.stages.semantic.steps = 4000
+    config.stages.semantic.steps = 8000
   elif arg == "paper":
     config.order = ("error", "detail")
     config = paper(config)

@@ -92,7 +92,8 @@ def default_config() -> ConfigDict:
   config.error_branch = ConfigDict({"prior": "detail"})  # fields of models.error_branch.ErrorBranch
   config.detail_branch = ConfigDict({"name": "detail", "residual": True})  # of models.detail_branches
   config.semantic_loss = ConfigDict()  # of losses.SemanticLoss
-  config.error_loss = ConfigDict()  # of losses.ErrorLoss
+  # Of losses.ErrorLoss. Every pixel counts alike, so that P_ep is a probability from the start.
+  config.error_loss = ConfigDict({"w1": 1.0, "w2": 1.0, "w3": 1.0})
   # Of losses.DetailLoss. Balance and Jaccard loss find rare classes; `choose` takes back what of the balance harms.
   config.detail_loss = ConfigDict({"weights": "soft", "balance": 0.5, "jaccard": 2.0})
 
