@@ -17,6 +17,17 @@ from errseg_jax.metrics.curves import reliability_curve
 from errseg_jax.report.plots import COLOURS, RC, STYLES
 
 MARKS = "osD^vP"
+FREE_OF = (BASE, "default")  # the rows whose networks are the base: the second has what is fitted, too
+RELIABLE = {
+  "default": {
+    "max probability": "max_probability",
+    "max probability, temperature": "temperature",
+    "P_ep": "error_raw",
+    "P_ep, calibrated": "error",
+  },
+  "paper": {"P_ep of paper": "error_raw"},
+}
+"""Row -> {what its line is called: a histogram of its evaluation.npz}."""
 
 
 def plots(summary: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, str]:
@@ -28,10 +39,11 @@ def plots(summary: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, str]:
   """
   rows = {name: row for name, row in summary["rows"].items() if row["seeds"]}
   found = {"gains": gains(rows), "error_scores": error_scores(rows), "threshold": threshold(rows)}
-  histograms = {
-    name: pooled_histograms(workdir, name, rows[name]) for name in ("paper", "default") if name in rows
-  }
-  found["reliability"] = reliability({k: v for k, v in histograms.items() if v})
+  series: dict[str, np.ndarray] = {}
+  for name, scores in RELIABLE.items():
+    if name in rows:
+      series |= pooled_histograms(workdir, name, rows[name], scores)
+  found["reliability"] = reliability(series)
   return {name: svg for name, svg in found.items() if svg}
 
 
@@ -79,13 +91,12 @@ def gains(rows: Mapping[str, Any]) -> str:
 
 @mpl.rc_context(RC)
 def error_scores(rows: Mapping[str, Any]) -> str:
-  """AUPR_error of the base's free scores and of each row's P_ep; "" where there is none."""
-  runs = rows.get(BASE, {"seeds": {}})["seeds"]
-  free = {key: None for run in runs.values() for key in run["baselines"]}
-  lines = {
-    f"{key} (free)": {seed: run["baselines"].get(key, {}).get("AUPR_error") for seed, run in runs.items()}
-    for key in free
-  }
+  """AUPR_error of what comes without an error branch, and of each row's P_ep; "" where there is none."""
+  lines: dict[str, dict[str, float | None]] = {}
+  for name in FREE_OF:
+    for seed, run in rows.get(name, {"seeds": {}})["seeds"].items():
+      for key, scores in run["baselines"].items():
+        lines.setdefault(key.replace("_", " "), {})[seed] = scores.get("AUPR_error")
   for name, row in rows.items():
     values = {seed: run["AUPR_error"] for seed, run in row["seeds"].items()}
     if any(value is not None for value in values.values()):
@@ -108,7 +119,12 @@ def threshold(rows: Mapping[str, Any]) -> str:
   for i, name in enumerate(n for n in ("paper", "default") if n in rows):
     for run in rows[name]["seeds"].values():
       steps = run["by_threshold"]
-      style = {"color": COLOURS[i], "linestyle": STYLES[i], "marker": MARKS[i], "markersize": 3}
+      style: dict[str, Any] = {
+        "color": COLOURS[i],
+        "linestyle": STYLES[i],
+        "marker": MARKS[i],
+        "markersize": 3,
+      }
       for axes, key in zip(panels, ("IoU", "hard_recall", "mIoU"), strict=True):
         values = [np.nan if step[key] is None else step[key] for step in steps]
         axes.plot([step["t"] for step in steps], values, label=name, linewidth=1, **style)
@@ -122,31 +138,42 @@ def threshold(rows: Mapping[str, Any]) -> str:
   return _svg(figure) if drawn else ""
 
 
-def pooled_histograms(workdir: pathlib.Path, name: str, row: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """{"raw" and "calibrated": integer [2, 4096]} of P_ep, summed over the row's seeds; {} where it has none."""
+def pooled_histograms(
+  workdir: pathlib.Path, name: str, row: Mapping[str, Any], scores: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+  """Integer [2, 4096] of each score that the row has, summed over its seeds.
+
+  Args:
+    workdir: of the ablation.
+    name: of the row.
+    row: its summary.
+    scores: {title: name of the score}.
+  """
   total: dict[str, np.ndarray] = {}
   for seed in row["seeds"]:
     with np.load(workdir / f"seed{seed}" / name / "evaluation.npz", allow_pickle=False) as file:
-      for title, key in (("raw", "histogram.error_raw"), ("calibrated", "histogram.error")):
-        if key in file.files:
-          total[title] = total.get(title, 0) + file[key].astype(np.int64)
+      for title, score in scores.items():
+        if f"histogram.{score}" in file.files:
+          total[title] = total.get(title, 0) + file[f"histogram.{score}"].astype(np.int64)
   return total
 
 
 @mpl.rc_context(RC)
-def reliability(histograms: Mapping[str, Mapping[str, np.ndarray]]) -> str:
-  """Predicted probability of error against its frequency, before and after calibration; "" of none."""
+def reliability(histograms: Mapping[str, np.ndarray]) -> str:
+  """Predicted probability of error against its frequency, before and after temperature and calibration; "" of none.
+
+  Args:
+    histograms: {title: integer [2, 4096]}.
+  """
   if not histograms:
     return ""
   figure = Figure(figsize=(4.8, 4.0))
   axes = figure.add_subplot()
   axes.plot([0, 100], [0, 100], color="#6b7280", linewidth=1, linestyle=":")
-  for i, (name, row) in enumerate(histograms.items()):
-    for k, (title, hist) in enumerate(row.items()):
-      predicted, observed, _ = reliability_curve(hist)
-      colour = COLOURS[2 * i + k]
-      axes.plot(predicted, observed, color=colour, linestyle=STYLES[k], marker=MARKS[2 * i + k], markersize=4)
-      axes.lines[-1].set_label(f"{name}, {title}")
+  for i, (title, hist) in enumerate(histograms.items()):
+    predicted, observed, _ = reliability_curve(hist)
+    style: dict[str, Any] = {"color": COLOURS[i], "linestyle": STYLES[i % len(STYLES)], "marker": MARKS[i]}
+    axes.plot(predicted, observed, markersize=4, label=title, **style)
   axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="P(error), %", ylabel="pixels that are wrong, %")
   axes.legend()
   return _svg(figure)

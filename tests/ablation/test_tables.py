@@ -68,7 +68,7 @@ def test_plots_show_every_row_with_its_scores():
   shown = {"gains": plots.gains(rows), "errors": plots.error_scores(rows), "threshold": plots.threshold(rows)}
   assert all(svg.startswith("<?xml") for svg in shown.values())
   hist = np.ones((2, 4096), int)
-  assert plots.reliability({"paper": {"raw": hist, "calibrated": hist}}).startswith("<?xml")
+  assert plots.reliability({"P_ep": hist, "P_ep, calibrated": hist}).startswith("<?xml")
   assert plots.reliability({}) == plots.gains({"base": rows["base"]}) == ""
 
 
