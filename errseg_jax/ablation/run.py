@@ -15,7 +15,9 @@ from errseg_jax.ablation.rows import BASE, ROWS
 from errseg_jax.ablation.write import write
 from errseg_jax.build import known
 from errseg_jax.errors import UserError
-from errseg_jax.evaluate import evaluate
+from errseg_jax.evaluate import check_scores, evaluate
+from errseg_jax.inference.extra_scores import SCORES
+from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.train.given import abstract_variables
 from errseg_jax.train.loop import NotFinite
 from errseg_jax.train.optim import make_optimizer
@@ -24,6 +26,8 @@ from errseg_jax.train.trainer import Trainer, keep_files
 from errseg_jax.train.workdir import claim
 
 log = logging.getLogger("errseg")
+
+SCORED = "default"  # the row whose frozen network, the base, is asked for the scores of further passes
 
 
 def ablate(config: ConfigDict, workdir: pathlib.Path, names: Sequence[str], seeds: int) -> dict[str, str]:
@@ -58,7 +62,7 @@ def ablate(config: ConfigDict, workdir: pathlib.Path, names: Sequence[str], seed
       folder = row_folder(workdir, seed, name)
       if not (folder / "results.json").exists():
         try:
-          run_row(row_config(config, workdir, seed, name), folder)
+          run_row(row_config(config, workdir, seed, name), folder, further=name == SCORED)
         except (UserError, NotFinite) as error:
           if name == BASE:
             raise
@@ -114,13 +118,32 @@ def check(name: str, config: ConfigDict) -> None:
     raise UserError(f"row {name!r}: {error}") from None
 
 
-def run_row(config: ConfigDict, folder: pathlib.Path) -> None:
-  """Trains and scores one row; results.json is written last."""
+def further_scores(model: ErrorAware) -> tuple[str, ...]:
+  """The error scores of further passes that a network can give: without dropout there is no mc_dropout."""
+  variables, found = abstract_variables(model), []
+  for score in SCORES:
+    try:
+      check_scores((score,), model, variables)
+    except UserError:
+      continue
+    found.append(score)
+  return tuple(found)
+
+
+def run_row(config: ConfigDict, folder: pathlib.Path, further: bool = False) -> None:
+  """Trains and scores one row; results.json is written last.
+
+  Args:
+    config: of the row.
+    folder: its workdir.
+    further: score what the frozen network says of its errors in further passes, too.
+  """
   log.info("%s", folder)
   trainer = Trainer(config, folder)
   trainer.run()
   signal.signal(signal.SIGTERM, signal.SIG_DFL)  # scoring has no state to save
-  evaluate(trainer.config, folder, config.splits.val)
+  scores = further_scores(trainer.model) if further else ()
+  evaluate(trainer.config, folder, config.splits.val, scores)
   del trainer
   jax.clear_caches()  # a compiled program holds memory, and the next row has its own
   gc.collect()

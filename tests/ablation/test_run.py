@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from errseg_jax import cli
+from errseg_jax import build, cli
 from errseg_jax.ablation import run
 from errseg_jax.ablation.rows import ROWS
 from errseg_jax.build import with_defaults
@@ -163,3 +163,9 @@ def test_a_given_network_leaves_out_what_trains_one_anew(config):
   given = config.copy_and_resolve_references()
   given.segmenter.init = str(pathlib.Path("elsewhere"))
   assert {"base_doubled", "holdout", "crossfit"} == set(run.chosen((), config)) - set(run.chosen((), given))
+
+
+@pytest.mark.parametrize(("rate", "want"), [(0.1, ("mc_dropout", "tta")), (0.0, ("tta",))])
+def test_a_network_is_asked_for_the_scores_that_it_can_give(tiny_config, rate, want):
+  config = with_defaults(tiny_config(segmenter__head__dropout=rate))
+  assert run.further_scores(build.model(config, 3)) == want
