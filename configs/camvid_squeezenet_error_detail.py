@@ -7,7 +7,7 @@ P0 (Gong et al. 2021) attached to a small network. The default differs from the 
 for it: the detail branch is residual and learns on every pixel, the error branch starts from the detail
 branch's disbelief, and what is fused is chosen on held-out images. `:paper` is P0 as published, on the network
 of another workdir (`--config.segmenter.init=W`); `:control` trains that network on for as many steps as the
-branches took. `:half` is everything at 240x180, with a network trained until more steps gain nothing: what
+branches took. `:half` is everything at 240x180 with a network trained for longer: what
 `errseg ablate` compares methods on. Expected times and scores: README, "Results".
 """
 

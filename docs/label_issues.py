@@ -15,6 +15,7 @@ from errseg_jax import build
 from errseg_jax.cli import prepare
 from errseg_jax.config import default_config
 from errseg_jax.data.plant import PlantedSource, struck
+from errseg_jax.inference.choice import rebalanced
 from errseg_jax.inference.evaluator import make_evaluator
 from errseg_jax.inference.label_quality import RANKINGS, belief, verdict
 from errseg_jax.label_issues import find_issues
@@ -27,7 +28,7 @@ SHARE, TOPS = 0.03, (50, 100, 200)
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def judge(model, fusion, variables, image, labels, choice):
   """{ranking: a `verdict` for each planting}; the network runs once for all of them."""
-  outputs = infer(model, variables, image)
+  outputs = rebalanced(infer(model, variables, image), model.detail_weights, choice)
   beliefs = {by: belief(outputs, by, fusion, choice) for by in RANKINGS}
   return {by: [verdict(p, label) for label in labels] for by, p in beliefs.items()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -187,10 +188,24 @@ def model(config: ConfigDict, num_classes: int) -> ErrorAware:
     raise UserError(
       f"config.detail_branch.features={parts[2].features} and strides={parts[2].strides} must be of one length"
     )
-  weights = tuple(config.detail_loss.get("class_weights", ()))
+  checked_weights(config, "semantic_loss", num_classes)
+  return ErrorAware(*parts, detail_weights=checked_weights(config, "detail_loss", num_classes))
+
+
+def checked_weights(config: ConfigDict, section: str, num_classes: int) -> tuple[float, ...]:
+  """The class weights of a loss; () without.
+
+  Raises:
+    UserError: they are not one positive number for each class.
+  """
+  weights = tuple(config[section].get("class_weights", ()))
   if weights and len(weights) != num_classes:
-    raise UserError(f"config.detail_loss.class_weights has {len(weights)} numbers for {num_classes} classes")
-  return ErrorAware(*parts, detail_weights=weights)
+    raise UserError(f"config.{section}.class_weights has {len(weights)} numbers for {num_classes} classes")
+  if not all(0 < weight < math.inf for weight in weights):
+    raise UserError(
+      f"config.{section}.class_weights={weights} must be positive: to leave a class out map it to 255"
+    )
+  return weights
 
 
 def with_class_weights(config: ConfigDict, sources: Mapping[str, Any], num_classes: int) -> ConfigDict:

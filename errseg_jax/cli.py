@@ -44,7 +44,7 @@ def evaluate(args: argparse.Namespace) -> int:
   prepare(config)
   from errseg_jax.evaluate import evaluate as run
 
-  scores = tuple(name for name in args.scores.split(",") if name)
+  scores = tuple(name.strip() for name in args.scores.split(",") if name.strip())
   run(config, workdir(args), args.split or config.splits.val, scores, args.confidnet)
   return 0
 

@@ -124,7 +124,7 @@ def paper(config: ConfigDict) -> ConfigDict:
   config.error_loss.target = "error"
   config.error_loss.w1, config.error_loss.w2, config.error_loss.rho = 1.0, 1.5, 0.95
   config.detail_loss.weights, config.detail_loss.t, config.detail_loss.balance = "mask", 0.7, 0.0
-  config.detail_loss.jaccard = 0.0
+  config.detail_loss.jaccard, config.detail_loss.class_weights = 0.0, ()
   config.error_loss.w3, config.error_loss.w3_min = placeholder(float), 0.001
   config.detail_branch.encoder = "missing"
   config.order = tuple(s for s in ("semantic", "error", "detail", "control") if s in config.order)

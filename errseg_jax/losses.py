@@ -252,6 +252,8 @@ class DetailLoss:
     if not 0 < self.share <= 1:
       raise UserError(f"detail_loss.share={self.share} must be above 0 and at most 1")
     check_jaccard(self.jaccard, "detail_loss")
+    if self.jaccard and self.weights == "cascade":
+      raise UserError("detail_loss.jaccard must be 0 with detail_loss.weights='cascade': it knows no stages")
 
   def __call__(self, outputs: Outputs, label: jax.Array) -> jax.Array:
     if self.weights == "cascade":

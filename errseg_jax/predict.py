@@ -6,13 +6,15 @@ import csv
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
-from errseg_jax.data.images import IMAGE_SUFFIXES, read_image, write_label_png, write_png
+from errseg_jax.data.images import IMAGE_SUFFIXES, read_image, shrink_image, write_label_png, write_png
 from errseg_jax.errors import UserError
+from errseg_jax.inference.network import TrainedNetwork
 from errseg_jax.metrics.image_quality import expected_counts, expected_iou, expected_miou
 from errseg_jax.progress import progress_bar
 from errseg_jax.structs import Prediction
@@ -66,6 +68,27 @@ def write_outputs(output: pathlib.Path, name: str, image: np.ndarray, out: Predi
   write_png(output / f"{name}_overlay.png", overlay(image, probability))
 
 
+def predict_file(network: TrainedNetwork, image: np.ndarray) -> Prediction:
+  """Of an image as its file is: seen at the scale of the run's samples (`data.downscale`), told at its own.
+
+  Args:
+    network: a trained run.
+    image: uint8 [H, W, 3], RGB.
+  """
+  height, width = image.shape[:2]
+  small = shrink_image(image, network.config.data.get("downscale", 1))
+  out = network.predict(small)
+  if small.shape == image.shape:
+    return out
+  size = (width, height)
+  probability: Any = cv2.resize(np.asarray(out.error_probability), size, interpolation=cv2.INTER_LINEAR)
+  maps: dict[str, Any] = {
+    name: cv2.resize(np.asarray(getattr(out, name)), size, interpolation=cv2.INTER_NEAREST_EXACT)
+    for name in ("labels", "semantic_labels", "detail_labels")
+  }
+  return Prediction(error_probability=probability, **maps)
+
+
 def predict(
   workdir: pathlib.Path,
   paths: Sequence[pathlib.Path],
@@ -98,7 +121,7 @@ def predict(
   with progress_bar("predict", len(images)) as show:
     for done, (name, path) in enumerate(images.items(), 1):
       image = read_image(path)
-      out = network.predict(image)
+      out = predict_file(network, image)
       write_outputs(output, name, image, out, network.info.palette)
       expected = 100 * float(np.mean(1 - out.error_probability))
       flagged = 100 * float(np.mean(out.error_probability > network.choice.threshold))

@@ -91,3 +91,9 @@ def test_the_paper_s_setting_is_one_call_away():
   assert model.error.prior == "none"
   assert not model.detail.residual
   assert (config.choose.fusions, config.choose.thresholds) == (("mask",), (0.7,))
+
+
+@pytest.mark.parametrize("section", ["semantic_loss", "detail_loss"])
+@pytest.mark.parametrize(("weights", "why"), [((1.0, 0.0, 2.0), "positive"), ((1.0, 2.0), "2 numbers for 3")])
+def test_class_weights_that_would_spoil_labels_are_refused(tiny_config, section, weights, why):
+  refused(lambda: build.model(tiny_config(**{f"{section}__class_weights": weights}), 3), why)

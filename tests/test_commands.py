@@ -14,6 +14,7 @@ from sklearn import metrics as sk
 from errseg_jax import build
 from errseg_jax.cli import main
 from errseg_jax.inference.choice import Choice
+from errseg_jax.predict import predict_file
 from errseg_jax.train.restore import load
 from errseg_jax.train.workdir import load_config
 
@@ -178,3 +179,15 @@ def test_predict_refuses_to_write_among_the_images(evaluated, tmp_path, capsys):
   assert main(["predict", f"--workdir={evaluated}", f"--output={tmp_path}", str(tmp_path)]) == 2
   assert "name another" in capsys.readouterr().err
   assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png"]
+
+
+def test_a_run_on_smaller_samples_predicts_files_at_that_scale(trained, shared_data):
+  network = load(trained)
+  image = np.asarray(Image.open(shared_data / "images/val/val_0.png"))
+  large = image.repeat(2, 0).repeat(2, 1)
+  network.config.data.downscale = 2
+  out = predict_file(network, large)
+  assert out.labels.shape == large.shape[:2]
+  want = network.predict(image)
+  np.testing.assert_array_equal(out.labels[::2, ::2], want.labels)
+  assert np.abs(out.error_probability[1::2, 1::2] - want.error_probability).mean() < 0.05

@@ -14,6 +14,11 @@ from ml_collections.config_dict import placeholder
 from errseg_jax.models.heads import HEADS
 
 
+def branch_steps(config: ConfigDict) -> int:
+  """Steps of the config's error and detail stages: what every row may spend on top of the base."""
+  return sum(config.stages[name].steps for name in ("error", "detail") if name in config.order)
+
+
 def on_base(config: ConfigDict, base: str) -> ConfigDict:
   """A copy whose frozen network is that of the workdir `base`."""
   config = config.copy_and_resolve_references()
@@ -25,12 +30,12 @@ def on_base(config: ConfigDict, base: str) -> ConfigDict:
 def one_decoder(config: ConfigDict, base: str, weights: str, fusion: str) -> ConfigDict:
   """The detail branch alone, as published, for the steps of both branches; the error branch is not asked."""
   config = on_base(config, base)
-  steps = config.stages.detail.steps + config.stages.error.steps
+  steps = branch_steps(config)
   config.order = ("detail",)
   config.stages.detail.steps = steps
   config.detail_branch.residual, config.detail_branch.encoder = False, "missing"
   config.detail_loss.weights, config.detail_loss.balance = weights, 0.0
-  config.detail_loss.jaccard = 0.0
+  config.detail_loss.jaccard, config.detail_loss.class_weights = 0.0, ()
   config.choose.fusions = (fusion,)
   return config
 
@@ -67,7 +72,7 @@ def averaging(config: ConfigDict, base: str) -> ConfigDict:
 def dupsampling(config: ConfigDict, base: str) -> ConfigDict:
   """A DUpsampling decoder on the base's backbone, both trained on."""
   config = config.copy_and_resolve_references()
-  steps = config.stages.detail.steps + config.stages.error.steps
+  steps = branch_steps(config)
   config.segmenter.init, config.segmenter.backbone_weights = "", base
   own = {field.name for field in dataclasses.fields(HEADS["dupsampling"])}
   shared = {key: value for key, value in config.segmenter.head.to_dict().items() if key in own}

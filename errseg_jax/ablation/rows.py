@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from errseg_jax.ablation.alternatives import ALTERNATIVES, on_base
+from errseg_jax.ablation.alternatives import ALTERNATIVES, branch_steps, on_base
 from errseg_jax.config import paper
 
 SEVERAL_NETWORKS = ("holdout", "crossfit")
@@ -38,11 +38,6 @@ class Row:
     return self.function(config, base)
 
 
-def branch_steps(config: ConfigDict) -> int:
-  """Steps of the config's error and detail stages: what every row may spend on top of the base."""
-  return sum(config.stages[name].steps for name in ("error", "detail") if name in config.order)
-
-
 def semantic_only(config: ConfigDict, base: str, factor: int = 1) -> ConfigDict:
   """The semantic stage alone, for `factor` times its steps; a given network as it is."""
   config.order = ("semantic",)
@@ -60,8 +55,11 @@ def trained_on(config: ConfigDict, base: str, folds: int = 0) -> ConfigDict:
 
 
 def trained_on_alike(config: ConfigDict, base: str) -> ConfigDict:
-  """The base trained on with the balance and the Jaccard loss of the detail branch."""
-  config.semantic_loss = {key: config.detail_loss.get(key, 0.0) for key in ("balance", "jaccard")}
+  """The base trained on with balance, Jaccard loss and averaged weights of the detail branch."""
+  for key in ("balance", "jaccard", "class_weights"):
+    if key in config.detail_loss:
+      config.semantic_loss[key] = config.detail_loss[key]
+  config.stages.control.ema = config.stages.detail.ema
   return trained_on(config, base)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from errseg_jax.ablation.rows import BASE, CONTROL, ROWS, branch_steps
+from errseg_jax.ablation.alternatives import branch_steps
+from errseg_jax.ablation.rows import BASE, CONTROL, ROWS
 from errseg_jax.bench import size
 from errseg_jax.evaluate import read_results
 from errseg_jax.train.stages import plan

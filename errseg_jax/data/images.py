@@ -7,6 +7,7 @@ import pathlib
 import tempfile
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -121,3 +122,11 @@ def _write(path: Path, image: Image.Image) -> None:
   except BaseException:
     os.unlink(partial)
     raise
+
+
+def shrink_image(image: np.ndarray, factor: int) -> np.ndarray:
+  """uint8 [H, W, 3] by area mean, `factor` times smaller in height and width, rounded down."""
+  if factor == 1:
+    return image
+  height, width = (max(1, n // factor) for n in image.shape[:2])
+  return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)

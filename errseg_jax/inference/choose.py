@@ -113,7 +113,11 @@ def choose(
   if "gate" in fusions:
     halves = zip(parts, fits[:2], strict=True)
     samples = [collect(evaluator, model, variables, part, fit) for part, fit in halves]
-    samples.append({k: np.concatenate([s[k] for s in samples]) for k in samples[0]})
+    if len({fit.unweight for fit in fits}) > 1:  # the gate that is kept sees the logits that are kept
+      whole = [collect(evaluator, model, variables, part, fits[2]) for part in parts]
+    else:
+      whole = samples[:2]
+    samples.append({k: np.concatenate([s[k] for s in whole]) for k in samples[0]})
     fits = [dataclasses.replace(fit, gate=fit_gate(s)) for fit, s in zip(fits, samples, strict=True)]
   counter = make_counter(model, wanted=wanted, fusions=fusions, thresholds=thresholds)
   blocks: list[dict[str, Any]] = []

@@ -93,8 +93,9 @@ def image_counts(outputs: Outputs, label: jax.Array, fused: jax.Array, choice: d
   }
   if outputs.error is not None:
     p = jax.nn.sigmoid(calibrated(outputs.error, choice))
-    by_class = jax.vmap(lambda s, w: jnp.bincount(s.ravel(), w.ravel(), length=num_classes))
-    counts["image/expected"] = by_class(semantic, (1.0 - p) * valid)
+    # Row by row: a single float32 sum over a large image would lose the small terms that come last.
+    by_row = jax.vmap(jax.vmap(lambda s, w: jnp.bincount(s, w, length=num_classes)))
+    counts["image/expected"] = by_row(semantic, (1.0 - p) * valid).sum(1)
   return counts
 
 

@@ -61,6 +61,7 @@ class LayerCascade(DetailBranch):
       branch = DetailBranch(**decoder, dtype=self.dtype, name=f"stage{number}")
       new = branch(image, features, logits, train)
       stages.append((new, reached))
-      logits = jnp.where(reached[..., None], new, logits)
+      # Each decoder learns its own pixels: what comes after it does not teach it.
+      logits = jax.lax.stop_gradient(jnp.where(reached[..., None], new, logits))
       features = dataclasses.replace(features, logits=resize(logits, features.logits.shape[1:3]))
     return logits, tuple(stages)

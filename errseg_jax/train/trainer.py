@@ -80,6 +80,12 @@ class Trainer:
     build.thresholds(config)
     if not config.choose.fusions:
       raise UserError(f"config.choose.fusions is empty; known: {', '.join(FUSIONS)}")
+    names = {stage.name for stage in self.stages}
+    if "detail" in names and not self.fuses:
+      raise UserError(
+        f"config.choose.fusions={tuple(config.choose.fusions)} all ask the error branch, which config.order="
+        f"{tuple(config.order)} does not train: add one of {', '.join(BLIND)}"
+      )
     for fusion in config.choose.fusions:
       build.known(fusion, FUSIONS, "config.choose.fusions")
     build.known(config.choose.calibration, CALIBRATIONS, "config.choose.calibration")

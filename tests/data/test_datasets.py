@@ -144,3 +144,14 @@ def test_real_data_sets_are_read():
   assert camvid.source("val")[0]["image"].shape == (360, 480, 3)
   msrc = datasets.build("folders", root=str(root / "msrc21"), num_classes=21).source("val")
   assert msrc[0]["label"].shape == msrc[0]["image"].shape[:2]
+
+
+def test_downscale_gives_every_sample_smaller(folders):
+  whole = datasets.build("folders", root=str(folders), num_classes=2).source("train")[1]
+  half = datasets.build("folders", root=str(folders), num_classes=2, downscale=2).source("train")[1]
+  assert half["image"].shape == (4, 5, 3)
+  means = whole["image"].reshape(4, 2, 5, 2, 3).mean((1, 3))
+  np.testing.assert_allclose(half["image"], means, atol=0.51)
+  corners = whole["label"].reshape(4, 2, 5, 2).transpose(0, 2, 1, 3).reshape(4, 5, 4)
+  assert (corners == half["label"][..., None]).any(-1).all()
+  assert "downscale=0 must be 1" in _message(folders, downscale=0)

@@ -69,3 +69,9 @@ def test_a_cell_s_file_is_read_into_the_config(tiny_config, tmp_path):
   trainer = Trainer(with_defaults(tiny_config(segmenter__head=head)), tmp_path / "run")
   assert trainer.config.segmenter.head.cell == cell
   assert len(read_cell(cell)) == 1
+
+
+def test_fusions_that_all_ask_a_branch_that_does_not_train_are_refused(tiny_config, tmp_path):
+  config = tiny_config(order=("semantic", "detail"), choose__fusions=("mask",))
+  with pytest.raises(UserError, match="all ask the error branch"):
+    Trainer(with_defaults(config), tmp_path)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from errseg_jax.data.images import read_image, read_label
+from errseg_jax.data.images import read_image, read_label, shrink_image
 from errseg_jax.errors import UserError
 from errseg_jax.structs import IGNORE, DatasetInfo
 
@@ -158,8 +158,8 @@ def shrink(image: np.ndarray, label: np.ndarray, factor: int) -> tuple[np.ndarra
   """Image [H, W, 3] by area mean and label [H, W] by nearest neighbour, both `factor` times smaller, rounded down."""
   if factor == 1:
     return image, label
-  size = tuple(max(1, n // factor) for n in label.shape[::-1])
-  small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+  small = shrink_image(image, factor)
+  size = small.shape[1::-1]
   return small, cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT)
 
 
