@@ -75,17 +75,11 @@ def evaluate(
   choice = Choice.load(workdir) if "detail" in branches else Choice()
   evaluator = make_evaluator(config, mesh)
   thresholds = tuple(sorted({*SWEEP, *build.thresholds(config)}))
-  rho = config.error_loss.rho
   passes = [(choice, source)]
   if choice.halves and split == config.splits.val:
     passes = list(zip(choice.halves, stretches(source, 2), strict=True))
-  totals, before = Totals(), 0
-  with progress_bar(f"evaluate {split}", len(source)) as show:
-    for own, part in passes:
-      counter = make_counter(model, wanted=branches, thresholds=thresholds, fusion=own.fusion, rho=rho)
-      update = functools.partial(lambda before, done: show(before + done), before)
-      evaluator.run(counter, variables, part, own, per_image=True, progress=update, totals=totals)
-      before += len(part)
+  options = {"wanted": branches, "thresholds": thresholds, "rho": config.error_loss.rho}
+  totals = run_passes(evaluator, model, variables, passes, f"evaluate {split}", **options)
   if scores:
     extra = make_extra_counter(model, scores, config.loader.size_multiple, config.segmenter.size_remainder)
     totals.counts |= evaluator.run(extra, variables, source, choice).counts
@@ -106,8 +100,7 @@ def evaluate(
     results["error"]["conventions"] |= confidnet_results(evaluator, model, variables, parts)
   if "control" in stages:
     control = merge(variables, stage_result(config, workdir, stages["control"], variables))
-    counts = evaluator.run(make_counter(model, wanted=()), control, source, Choice()).counts
-    results["control"] = segmentation_scores(counts["confusion/semantic"], info.classes)
+    results["control"] = control_scores(evaluator, model, control, source, info)
     results["control"]["steps"] = stages["control"].steps
   results["speed"] = speed(model, variables, evaluator, source, branches)
   # Another split than the reported one leaves the reported scores as they are.
@@ -116,6 +109,42 @@ def evaluate(
   )
   print_results(results)
   return results
+
+
+def run_passes(
+  evaluator: Evaluator,
+  model: ErrorAware,
+  variables: Any,
+  passes: list[tuple[Choice, Any]],
+  title: str,
+  **options: Any,
+) -> Totals:
+  """Counts of parts of a source, each under its own choice, under one progress bar.
+
+  Args:
+    evaluator: runs the network.
+    model: the network.
+    variables: trained.
+    passes: (choice, part) pairs.
+    title: of the progress bar.
+    **options: of `make_counter`.
+  """
+  totals, before = Totals(), 0
+  with progress_bar(title, sum(len(part) for _, part in passes)) as show:
+    for own, part in passes:
+      counter = make_counter(model, fusion=own.fusion, **options)
+      update = functools.partial(lambda before, done: show(before + done), before)
+      evaluator.run(counter, variables, part, own, per_image=True, progress=update, totals=totals)
+      before += len(part)
+  return totals
+
+
+def control_scores(
+  evaluator: Evaluator, model: ErrorAware, control: Any, source: Any, info: DatasetInfo
+) -> dict[str, Any]:
+  """Scores of the network that was trained on."""
+  counts = evaluator.run(make_counter(model, wanted=()), control, source, Choice()).counts
+  return segmentation_scores(counts["confusion/semantic"], info.classes)
 
 
 def check_scores(scores: tuple[str, ...], model: ErrorAware, variables: Any) -> None:

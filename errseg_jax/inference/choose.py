@@ -78,6 +78,19 @@ def collect(
   return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
 
+def with_gates(
+  evaluator: Evaluator, model: ErrorAware, variables: Any, parts: Sequence[Any], fits: Sequence[Choice]
+) -> list[Choice]:
+  """The choices fitted on each half and on all, with gates fitted on the same; each sees the logits it is kept with."""
+  halves = zip(parts, fits[:2], strict=True)
+  samples = [collect(evaluator, model, variables, part, fit) for part, fit in halves]
+  whole = samples
+  if len({fit.unweight for fit in fits}) > 1:
+    whole = [collect(evaluator, model, variables, part, fits[2]) for part in parts]
+  samples = [*samples, {k: np.concatenate([s[k] for s in whole]) for k in samples[0]}]
+  return [dataclasses.replace(fit, gate=fit_gate(s)) for fit, s in zip(fits, samples, strict=True)]
+
+
 def choose(
   evaluator: Evaluator,
   model: ErrorAware,
@@ -111,14 +124,7 @@ def choose(
   if "error" not in wanted:
     fusions = [fusion for fusion in fusions if fusion in BLIND]
   if "gate" in fusions:
-    halves = zip(parts, fits[:2], strict=True)
-    samples = [collect(evaluator, model, variables, part, fit) for part, fit in halves]
-    if len({fit.unweight for fit in fits}) > 1:  # the gate that is kept sees the logits that are kept
-      whole = [collect(evaluator, model, variables, part, fits[2]) for part in parts]
-    else:
-      whole = samples[:2]
-    samples.append({k: np.concatenate([s[k] for s in whole]) for k in samples[0]})
-    fits = [dataclasses.replace(fit, gate=fit_gate(s)) for fit, s in zip(fits, samples, strict=True)]
+    fits = with_gates(evaluator, model, variables, parts, fits)
   counter = make_counter(model, wanted=wanted, fusions=fusions, thresholds=thresholds)
   blocks: list[dict[str, Any]] = []
   for part, other in zip(parts, fits[1::-1], strict=True):

@@ -10,6 +10,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jinja2
 import markupsafe
@@ -128,6 +129,19 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
     raise
 
 
+def render(template: str, **values: Any) -> str:
+  """A page of this folder, in the one style of all pages; every value is escaped."""
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(_FOLDER),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  style = markupsafe.Markup((_FOLDER / "report.css").read_text("utf-8"))
+  return environment.get_template(template).render(style=style, **values)
+
+
 def write_report(
   path: str | os.PathLike,
   results: Mapping,
@@ -152,15 +166,8 @@ def write_report(
   chosen = results.get("chosen") or {}
   threshold = chosen.get("threshold")
   ramp = plots.error_ramp()
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(_FOLDER),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  html = environment.get_template("report.html.jinja").render(
-    style=markupsafe.Markup((_FOLDER / "report.css").read_text("utf-8")),
+  html = render(
+    "report.html.jinja",
     script=markupsafe.Markup((_FOLDER / "report.js").read_text("utf-8")),
     results=results,
     chosen=chosen,

@@ -8,14 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
-import jinja2
-import markupsafe
 import numpy as np
 
-from errseg_jax.report.html import data_uri, write_atomically
+from errseg_jax.report.html import data_uri, render, write_atomically
 from errseg_jax.structs import IGNORE, DatasetInfo
 
-_FOLDER = pathlib.Path(__file__).parent
 LONGEST = 320  # pixels of a crop's longer side
 MARGIN, LEAST_MARGIN = 0.6, 24  # around a region: share of its longer side, and pixels
 
@@ -110,15 +107,8 @@ def write_page(
     crops: the issues, the likeliest first.
     info: class names and colours.
   """
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(_FOLDER),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  html = environment.get_template("label_issues.html.jinja").render(
-    style=markupsafe.Markup((_FOLDER / "report.css").read_text("utf-8")),
+  html = render(
+    "label_issues.html.jinja",
     summary=summary,
     crops=crops,
     colours=dict(zip(info.classes, info.palette, strict=True)),
