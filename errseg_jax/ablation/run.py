@@ -12,6 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from errseg_jax.ablation.rows import BASE, ROWS
+from errseg_jax.ablation.shared import take
 from errseg_jax.ablation.write import write
 from errseg_jax.build import known
 from errseg_jax.errors import UserError
@@ -140,6 +141,8 @@ def run_row(config: ConfigDict, folder: pathlib.Path, further: bool = False) -> 
   """
   log.info("%s", folder)
   trainer = Trainer(config, folder)
+  if taken := take(trainer.config, folder):
+    log.info("%s: trained in another row, with the same result", ", ".join(taken))
   trainer.run()
   signal.signal(signal.SIGTERM, signal.SIG_DFL)  # scoring has no state to save
   scores = further_scores(trainer.model) if further else ()
