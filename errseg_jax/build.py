@@ -19,6 +19,7 @@ from errseg_jax.data.splits import Splits
 from errseg_jax.data.transforms import TrainTransform
 from errseg_jax.errors import UserError
 from errseg_jax.models.backbones import BACKBONES
+from errseg_jax.models.confusion_groups import RULES, ConfusionGroups
 from errseg_jax.models.detail_branches import DETAIL_BRANCHES
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.models.error_branch import PRIORS, ErrorBranch
@@ -88,6 +89,7 @@ def with_defaults(config: ConfigDict) -> ConfigDict:
   )
   sections = [(s, registry[known(s.get("name"), registry, where)]) for s, registry, where in names]
   sections += [
+    (config.subnets, ConfusionGroups),
     (config.error_branch, ErrorBranch),
     (config.semantic_loss, losses.SemanticLoss),
     (config.error_loss, losses.ErrorLoss),
@@ -189,7 +191,36 @@ def model(config: ConfigDict, num_classes: int) -> ErrorAware:
       f"config.detail_branch.features={parts[2].features} and strides={parts[2].strides} must be of one length"
     )
   checked_weights(config, "semantic_loss", num_classes)
-  return ErrorAware(*parts, detail_weights=checked_weights(config, "detail_loss", num_classes))
+  weights = checked_weights(config, "detail_loss", num_classes)
+  return ErrorAware(*parts, detail_weights=weights, subnets=subnets(config, num_classes))
+
+
+def subnets(config: ConfigDict, num_classes: int) -> ConfusionGroups | None:
+  """The subnets of the groups of confused classes; None where no stage trains them.
+
+  Raises:
+    UserError: no group, one that is none of this data set's, or settings that are not one for each group.
+  """
+  if "subnets" not in config.order:
+    return None
+  section = config.subnets.to_dict()
+  groups = resolve(section.pop("groups"), dataset(config).info.classes)
+  if not groups:
+    raise UserError(
+      "config.subnets.groups is empty: name tuples of classes, or take those of a trained network: "
+      "errseg confusion --workdir=W, then --config.segmenter.init=W"
+    )
+  known(section.get("rule", "product"), RULES, "config.subnets.rule")
+  for key in ("depth", "dilation", "strides"):
+    values = section.get(key, ())
+    own = key != "strides" or (values and isinstance(values[0], tuple))
+    if own and len(values) not in ((1, len(groups)) if key != "strides" else (len(groups),)):
+      raise UserError(
+        f"config.subnets.{key}={values} must be one for all groups, or one for each of {len(groups)}"
+      )
+  return construct(
+    ConfusionGroups, section, "subnets", dtype=config.dtype, num_classes=num_classes, groups=groups
+  )
 
 
 def checked_weights(config: ConfigDict, section: str, num_classes: int) -> tuple[float, ...]:

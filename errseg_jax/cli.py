@@ -190,7 +190,7 @@ FLAG_HELP = {
   "--drop": "head: keep the backbone alone, for another number of classes; class0: the first class, where it is void",
   "--what": "size: parameters and multiply-adds of each part, the default; model: those and the time of each branch",
   "--size": "HEIGHTxWIDTH of the image in pixels; by default 513x513",
-  "--rows": "names of rows with commas between; by default all of them",
+  "--rows": "names of rows, or a family (correction, confusion), with commas between; by default correction",
   "--seeds": "how many, from the config's seed on; by default 3",
   "--json": "print one JSON object in place of a table",
 }

@@ -19,6 +19,7 @@ FREE = (
   "data",
   "segmenter.backbone",
   "segmenter.head",
+  "subnets",
   "error_branch",
   "detail_branch",
   "semantic_loss",

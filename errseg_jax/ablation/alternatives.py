@@ -12,18 +12,19 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from errseg_jax.models.heads import HEADS
+from errseg_jax.train.stages import BRANCHES
 
 
 def branch_steps(config: ConfigDict) -> int:
-  """Steps of the config's error and detail stages: what every row may spend on top of the base."""
-  return sum(config.stages[name].steps for name in ("error", "detail") if name in config.order)
+  """Steps of the config's branches: what every row may spend on top of the base."""
+  return sum(config.stages[name].steps for name in BRANCHES if name in config.order)
 
 
 def on_base(config: ConfigDict, base: str) -> ConfigDict:
   """A copy whose frozen network is that of the workdir `base`."""
   config = config.copy_and_resolve_references()
   config.segmenter.init = base
-  config.order = tuple(stage for stage in config.order if stage in ("error", "detail"))
+  config.order = tuple(stage for stage in config.order if stage in BRANCHES)
   return config
 
 

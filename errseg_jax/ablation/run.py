@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import jax
 from ml_collections import ConfigDict
 
-from errseg_jax.ablation.rows import BASE, ROWS
+from errseg_jax import build
+from errseg_jax.ablation.class_gains import count_base
+from errseg_jax.ablation.rows import BASE, FAMILIES, ROWS
 from errseg_jax.ablation.shared import take
 from errseg_jax.ablation.write import write
 from errseg_jax.build import known
@@ -37,7 +39,7 @@ def ablate(config: ConfigDict, workdir: pathlib.Path, names: Sequence[str], seed
   Args:
     config: of the comparison; its seed is the first one.
     workdir: gets seed<N>/<row>/, each the workdir of an ordinary run, and ablation.json, ablation.md, plots/.
-    names: rows; () takes all that the config allows.
+    names: rows, or families of rows; () takes those of correction.
     seeds: how many.
 
   Returns:
@@ -76,15 +78,19 @@ def chosen(names: Sequence[str], config: ConfigDict) -> list[str]:
   """The rows to run, in the order of ROWS, the base first.
 
   Raises:
-    UserError: an unknown one, or one that must train a network where one is given.
+    UserError: an unknown one, or a row that must train a network where one is given.
   """
   given = bool(config.segmenter.init)
   for name in names:
-    if known(name, ROWS, "--rows") and ROWS[name].anew and given:
+    known(name, {**FAMILIES, **ROWS}, "--rows")
+    if name in ROWS and ROWS[name].anew and given:
       raise UserError(
         f"--rows={name} trains a semantic network from the start, and config.segmenter.init gives one; leave it out"
       )
-  wanted = {BASE, *names} if names else {name for name, row in ROWS.items() if not (given and row.anew)}
+  wanted = {BASE}
+  for name in names or ("correction",):
+    family = {row for row in FAMILIES.get(name, ()) if not (given and ROWS[row].anew)}
+    wanted |= family or {name}
   return [name for name in ROWS if name in wanted]
 
 
@@ -110,6 +116,8 @@ def check(name: str, config: ConfigDict) -> None:
   for section in (config.semantic_loss, config.detail_loss):
     section.balance = 0.0  # else every label would be read to count its classes
   try:
+    if "subnets" in config.order and not config.subnets.groups:  # they are found when the base is trained
+      config.subnets.groups = (build.dataset(config).info.classes[:2],)
     trainer = Trainer(config, pathlib.Path())
     trainer.dataset.source(config.splits.val)
     variables = abstract_variables(trainer.model)
@@ -140,6 +148,8 @@ def run_row(config: ConfigDict, folder: pathlib.Path, further: bool = False) -> 
     further: score what the frozen network says of its errors in further passes, too.
   """
   log.info("%s", folder)
+  if "subnets" in config.order and not config.subnets.groups:
+    count_base(pathlib.Path(config.segmenter.init))
   trainer = Trainer(config, folder)
   if taken := take(trainer.config, folder):
     log.info("%s: trained in another row, with the same result", ", ".join(taken))

@@ -57,7 +57,15 @@ def over_seeds(row: Mapping[str, Any], *path: str) -> list[float | None]:
 def markdown(summary: Mapping[str, Any]) -> str:
   """All of ablation.md."""
   rows = {name: row for name, row in summary["rows"].items() if row["seeds"]}
-  tables = (comparison(rows), errors(rows), sweep(rows), retrained(rows), calibration(rows), cost(rows))
+  tables = (
+    comparison(rows),
+    confused_classes(rows),
+    errors(rows),
+    sweep(rows),
+    retrained(rows),
+    calibration(rows),
+    cost(rows),
+  )
   return "\n".join([header(summary), *filter(None, (table.markdown() for table in tables))])
 
 
@@ -106,6 +114,21 @@ def comparison(rows: Mapping[str, Any]) -> Table:
     "seeds",
   )
   return Table("Comparison (P0, Table 3)", text, ("row", *heads), tuple(out))
+
+
+def confused_classes(rows: Mapping[str, Any]) -> Table:
+  """P1, Tables 3 to 5: the gain on the classes that the base confuses apart from the others."""
+  keys = ("vs_base", "gain_inside_groups", "gain_outside_groups")
+  out = tuple(
+    (f"`{name}`", *(spread(over_seeds(row, key), True) for key in keys))
+    for name, row in rows.items()
+    if name != BASE and any(value is not None for value in over_seeds(row, "gain_inside_groups"))
+  )
+  text = (
+    "Paired differences to the base of the seed: mIoU, and the mean over the classes in the groups that were "
+    "found in that base's confusion, and over the others."
+  )
+  return Table("Confused classes (P1, Table 3)", text, ("row", "mIoU", "in groups", "outside"), out)
 
 
 def budget_note(name: str, row: Mapping[str, Any]) -> str:

@@ -26,9 +26,11 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def label_counts(outputs: Outputs, label: jax.Array, fusions: Sequence[str], choice: dict) -> Counts:
-  """Confusion matrices of the frozen labels, the detail labels, and each fusion asked for."""
+  """Confusion matrices of the frozen labels (and those without subnets), the detail labels, each fusion asked for."""
   num_classes = outputs.semantic.shape[-1]
   maps = {"semantic": outputs.semantic.argmax(-1)}
+  if outputs.base is not None:
+    maps["base"] = outputs.base.argmax(-1)
   if outputs.detail is not None:
     maps["detail"] = outputs.detail.argmax(-1)
   for fusion in fusions:

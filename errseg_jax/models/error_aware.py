@@ -1,20 +1,23 @@
-"""The whole network: a segmentation network with its error and detail branches."""
+"""The whole network: a segmentation network with its subnets, error and detail branches."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
 from flax import linen as nn
 
+from errseg_jax.models.confusion_groups import fuse_groups
 from errseg_jax.models.error_branch import unweighted
 from errseg_jax.models.layers import resize
-from errseg_jax.structs import Outputs
+from errseg_jax.structs import Features, Outputs
 
 
 class ErrorAware(nn.Module):
-  """Frozen segmenter, error branch, detail branch; each is one top-level group of the parameters.
+  """Frozen segmenter, its subnets, error branch, detail branch; each is one top-level group of the parameters.
+
+  With subnets the fused scores of all of them are the frozen network to what comes after (P0 on top of P1).
 
   Attributes:
     segmenter: image -> Features.
@@ -22,12 +25,15 @@ class ErrorAware(nn.Module):
     detail: (image, Features, semantic) -> logits; a cascade gives those of its stages too.
     detail_weights: class weights in the detail branch's loss. Rare classes gain by them; what the branch thinks
       of the frozen label would be tilted, so the error branch sees its logits without them.
+    subnets: (image, Features) -> logits of each group of confused classes; None without, and in the stages
+      before they are trained.
   """
 
   segmenter: nn.Module
   error: nn.Module
   detail: nn.Module
   detail_weights: tuple[float, ...] = ()
+  subnets: nn.Module | None = None
 
   @nn.compact
   def __call__(
@@ -48,6 +54,12 @@ class ErrorAware(nn.Module):
     """
     features, size = self.segmenter(image, "segmenter" in train), image.shape[1:3]
     semantic = resize(features.logits, size, features.align_corners)
+    base, groups = None, ()
+    if self.subnets is not None:
+      base, groups = semantic, self.subnets(image, features)
+      features = self.joined(features, groups)
+      semantic = resize(features.logits, size, features.align_corners)
+    groups = tuple(resize(z, size, features.align_corners) for z in groups if "subnets" in train)
     detail, error, auxiliary, stages = None, None, None, ()
     if features.auxiliary is not None:
       auxiliary = resize(features.auxiliary, size, features.align_corners)
@@ -58,7 +70,15 @@ class ErrorAware(nn.Module):
     if "error" in wanted:
       belief = None if detail is None else unweighted(detail, self.detail_weights)
       error = self.error(image, features, semantic, belief, "error" in train)
-    return Outputs(semantic, error, detail, auxiliary, stages if "detail" in train else ())
+    stages = stages if "detail" in train else ()
+    return Outputs(semantic, error, detail, auxiliary, stages, base, groups)
+
+  def joined(self, features: Features, groups: Sequence[jax.Array]) -> Features:
+    """Features whose logits are the fusion with the subnets, at the finest of their sizes."""
+    size = max(z.shape[1:3] for z in (features.logits, *groups))
+    logits, *others = (resize(z, size, features.align_corners) for z in (features.logits, *groups))
+    assert self.subnets is not None
+    return features.replace(logits=fuse_groups(logits, others, self.subnets.groups, self.subnets.rule))
 
 
 def infer(

@@ -53,17 +53,18 @@ def check_given(config: ConfigDict) -> None:
 
 
 def segmenter_of(workdir: pathlib.Path, like: Variables) -> Variables:
-  """The semantic network of another run.
+  """The semantic network of another run, without its subnets.
 
   Raises:
     UserError: no run, not trained, or another architecture or class count.
   """
   config = load_config(workdir)
-  if config.segmenter.init:
-    return segmenter_of(pathlib.Path(config.segmenter.init), like)
   stages = {stage.name: stage for stage in plan(config)}
-  steps = stages["semantic"].steps
-  checkpoints = StageCheckpoints(workdir, "semantic", steps, config.train.select, create=False)
+  last = "finetune" if "finetune" in stages else "semantic"
+  if last not in stages:
+    return segmenter_of(pathlib.Path(config.segmenter.init), like)
+  steps = stages[last].steps
+  checkpoints = StageCheckpoints(workdir, last, steps, config.train.select, create=False)
   try:
     return checkpoints.result(like)
   except UserError as error:
