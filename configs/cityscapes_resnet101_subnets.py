@@ -10,8 +10,9 @@ Groups as published (Table 1). Published, val: mIoU 74.70 base, 75.55 subnets, 7
 Ours: times and scores not measured. `:runlocal` rehearses every step with a small network on a few images.
 """
 
-from errseg_jax.config import default_config, runlocal, stage
 from errseg_jax.data.class_groups import PUBLISHED
+
+from errseg_jax.config import default_config, runlocal, stage
 from errseg_jax.errors import UserError
 
 STEPS = 37_200  # 100 epochs of 2975 images, 8 at a time; the paper does not say how many

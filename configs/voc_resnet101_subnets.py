@@ -11,8 +11,9 @@ subnet, 76.91 with the loss too (Table 5).
 Ours: times and scores not measured. `:runlocal` rehearses every step with a small network on a few images.
 """
 
-from errseg_jax.config import default_config, runlocal, stage
 from errseg_jax.data.class_groups import PUBLISHED
+
+from errseg_jax.config import default_config, runlocal, stage
 from errseg_jax.errors import UserError
 
 CLASSES = (

@@ -25,8 +25,8 @@ from errseg_jax.metrics.errors import error_scores
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.models.fusion import BLIND, FUSIONS
 from errseg_jax.models.heads.dpc_cells import cell_text
-from errseg_jax.sharding import make_mesh, replicate
 from errseg_jax.pixel_losses import Confusion
+from errseg_jax.sharding import make_mesh, replicate
 from errseg_jax.train.checkpoints import StageCheckpoints
 from errseg_jax.train.confusion import ConfusionInput
 from errseg_jax.train.initialise import initial_variables
