@@ -14,7 +14,7 @@ from ml_collections.config_dict import placeholder
 
 from errseg_jax import losses
 from errseg_jax.data import datasets
-from errseg_jax.data.frequencies import class_frequencies
+from errseg_jax.data.frequencies import class_counts, class_frequencies
 from errseg_jax.data.splits import Splits
 from errseg_jax.data.transforms import TrainTransform
 from errseg_jax.errors import UserError
@@ -26,10 +26,13 @@ from errseg_jax.models.error_branch import PRIORS, ErrorBranch
 from errseg_jax.models.heads import HEADS
 from errseg_jax.models.layers import GATES
 from errseg_jax.models.segmenter import Segmenter
+from errseg_jax.pixel_losses import PIXEL_LOSSES, CrossEntropy, InverseFrequency, class_weights
 
 # Fields of losses that are no settings: they follow from the order of the stages and from the stages before.
 COMPUTED = ("max_probability", "calibration")
 DTYPES = ("float32", "bfloat16", "float64")
+PIXEL_SECTIONS = ("semantic_loss", "subnets_loss", "detail_loss")
+"""Sections with a sub-section `pixel`: the name of a pixel loss and its fields."""
 
 
 def known(value: Any, names, where: str) -> Any:
@@ -79,14 +82,17 @@ def with_defaults(config: ConfigDict) -> ConfigDict:
   So config.json says all that was in force, and every field can be set by a flag.
 
   Raises:
-    UserError: the name of an unknown data set, backbone, head or detail branch.
+    UserError: the name of an unknown data set, backbone, head, detail branch or pixel loss.
   """
-  names = (
+  names = [
     (config.data, datasets.DATASETS, "config.data.name"),
     (config.segmenter.backbone, BACKBONES, "config.segmenter.backbone.name"),
     (config.segmenter.head, HEADS, "config.segmenter.head.name"),
     (config.detail_branch, DETAIL_BRANCHES, "config.detail_branch.name"),
-  )
+  ]
+  for name in PIXEL_SECTIONS:
+    config[name].pixel = pixel_section(config, name)
+    names.append((config[name].pixel, PIXEL_LOSSES, f"config.{name}.pixel.name"))
   sections = [(s, registry[known(s.get("name"), registry, where)]) for s, registry, where in names]
   sections += [
     (config.subnets, ConfusionGroups),
@@ -100,6 +106,18 @@ def with_defaults(config: ConfigDict) -> ConfigDict:
       if key not in section and key not in COMPUTED:
         section[key] = placeholder(float) if value is None else value
   return config
+
+
+def pixel_section(config: ConfigDict, section: str) -> ConfigDict:
+  """The pixel loss of a loss's section; cross-entropy where it names none.
+
+  Raises:
+    UserError: it is no section.
+  """
+  pixel = config[section].get("pixel", ConfigDict({"name": "cross_entropy"}))
+  if not isinstance(pixel, ConfigDict):
+    raise UserError(f"config.{section}.pixel={pixel!r} is no section: write {{'name': {pixel!r}}}")
+  return pixel
 
 
 def dataset(config: ConfigDict) -> datasets.Dataset:
@@ -224,23 +242,25 @@ def subnets(config: ConfigDict, num_classes: int) -> ConfusionGroups | None:
 
 
 def checked_weights(config: ConfigDict, section: str, num_classes: int) -> tuple[float, ...]:
-  """The class weights of a loss; () without.
+  """The class weights of a loss, its own or those of its pixel loss; () without.
 
   Raises:
     UserError: they are not one positive number for each class.
   """
-  weights = tuple(config[section].get("class_weights", ()))
-  if weights and len(weights) != num_classes:
-    raise UserError(f"config.{section}.class_weights has {len(weights)} numbers for {num_classes} classes")
-  if not all(0 < weight < math.inf for weight in weights):
-    raise UserError(
-      f"config.{section}.class_weights={weights} must be positive: to leave a class out map it to 255"
-    )
-  return weights
+  given = tuple(config[section].get("class_weights", ()))
+  counted = tuple(pixel_section(config, section).get("class_weights", ()))
+  for weights, where in ((given, section), (counted, f"{section}.pixel")):
+    if weights and len(weights) != num_classes:
+      raise UserError(f"config.{where}.class_weights has {len(weights)} numbers for {num_classes} classes")
+    if not all(0 < weight < math.inf for weight in weights):
+      raise UserError(
+        f"config.{where}.class_weights={weights} must be positive: to leave a class out map it to 255"
+      )
+  return given or counted
 
 
 def with_class_weights(config: ConfigDict, sources: Mapping[str, Any], num_classes: int) -> ConfigDict:
-  """A copy whose losses name the class weights that their `balance` asks for, so config.json holds them.
+  """A copy whose losses name the class weights that `balance` or a pixel loss asks for, so config.json holds them.
 
   Weights given by hand stay.
 
@@ -248,23 +268,52 @@ def with_class_weights(config: ConfigDict, sources: Mapping[str, Any], num_class
     config: of the run.
     sources: of `Splits.sources`; the labels of each loss's own training images are counted.
     num_classes: C.
+
+  Raises:
+    UserError: an unknown pixel loss, or one that weighs classes beside weights or a balance.
   """
   config = config.copy_and_resolve_references()
   users = (
-    (config.semantic_loss, {"semantic", "control"}, "semantic"),
-    (config.detail_loss, {"detail"}, "branches"),
+    ("semantic_loss", {"semantic", "finetune", "control"}, "semantic"),
+    ("detail_loss", {"detail"}, "branches"),
   )
-  for section, stages, source in users:
-    if section.get("balance", 0.0) and not section.get("class_weights", ()) and stages & set(config.order):
-      shares = class_frequencies(sources[source], num_classes)
-      section.class_weights = losses.class_weights(shares, section.balance)
+  for name, stages, source in users:
+    if not stages & set(config.order):
+      continue
+    section, pixel = config[name], pixel_loss(config, name)
+    balance, given = section.get("balance", 0.0), section.get("class_weights", ())
+    losses.check_weighed_once(pixel, balance, given, name)
+    if balance and not given:
+      section.class_weights = class_weights(class_frequencies(sources[source], num_classes), balance)
+    if isinstance(pixel, InverseFrequency) and not pixel.class_weights:
+      section.pixel.class_weights = pixel.counted(class_counts(sources[source], num_classes))
   return config
 
 
+def pixel_loss(config: ConfigDict, section: str) -> CrossEntropy:
+  """The pixel loss of a loss's section.
+
+  Raises:
+    UserError: an unknown name, key or value.
+  """
+  where, fields = f"{section}.pixel", pixel_section(config, section).to_dict()
+  cls = PIXEL_LOSSES[known(fields.pop("name", None), PIXEL_LOSSES, f"config.{where}.name")]
+  return construct(cls, fields, where)
+
+
+def with_pixel_loss(cls: type, config: ConfigDict, section: str, **extra: Any) -> Any:
+  """A loss from its section, with the pixel loss that the section names."""
+  fields = {key: value for key, value in config[section].items() if key != "pixel"}
+  return construct(cls, fields, section, pixel=pixel_loss(config, section), **extra)
+
+
 def loss(config: ConfigDict, stage: str) -> Any:
-  """The loss of a stage: a function of (Outputs, label)."""
-  if stage in ("semantic", "control"):
-    return construct(losses.SemanticLoss, config.semantic_loss, "semantic_loss")
+  """The loss of a stage: a function of (Outputs, label); of a confusion matrix too where its `pixel` wants one."""
+  if stage in ("semantic", "finetune", "control"):
+    return with_pixel_loss(losses.SemanticLoss, config, "semantic_loss")
+  if stage == "subnets":
+    groups = resolve(config.subnets.groups, dataset(config).info.classes)
+    return with_pixel_loss(losses.SubnetsLoss, config, "subnets_loss", groups=groups)
   if stage == "error":
     known(config.error_loss.get("target", "error"), losses.TARGETS, "config.error_loss.target")
     return construct(losses.ErrorLoss, config.error_loss, "error_loss")
@@ -276,4 +325,4 @@ def loss(config: ConfigDict, stage: str) -> Any:
     )
   order = tuple(config.order)
   first = "error" not in order or order.index("detail") < order.index("error")
-  return construct(losses.DetailLoss, config.detail_loss, "detail_loss", max_probability=first)
+  return with_pixel_loss(losses.DetailLoss, config, "detail_loss", max_probability=first)

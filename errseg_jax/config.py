@@ -94,11 +94,14 @@ def default_config() -> ConfigDict:
   # Of models.confusion_groups.ConfusionGroups; `groups` are tuples of class names. () takes those that
   # `errseg confusion` found in the given network (segmenter.init).
   config.subnets = ConfigDict({"groups": ()})
-  config.semantic_loss = ConfigDict()  # of losses.SemanticLoss
+  # Of losses.SemanticLoss. `pixel`: a loss of pixel_losses.PIXEL_LOSSES by name, and its fields.
+  config.semantic_loss = ConfigDict({"pixel": {"name": "cross_entropy"}})
+  config.subnets_loss = ConfigDict({"pixel": {"name": "confusion"}})  # of losses.SubnetsLoss
   # Of losses.ErrorLoss. Every pixel counts alike, so that P_ep is a probability from the start.
   config.error_loss = ConfigDict({"w1": 1.0, "w2": 1.0, "w3": 1.0})
   # Of losses.DetailLoss. Balance and Jaccard loss find rare classes; `choose` takes back what of the balance harms.
   config.detail_loss = ConfigDict({"weights": "soft", "balance": 0.5, "jaccard": 2.0})
+  config.detail_loss.pixel = {"name": "cross_entropy"}
 
   # Stages that train, in order. "subnets" go before the branches, "finetune" before those; "control" may follow.
   config.order = ("semantic", "detail", "error")
@@ -134,6 +137,7 @@ def paper(config: ConfigDict) -> ConfigDict:
   config.error_loss.w1, config.error_loss.w2, config.error_loss.rho = 1.0, 1.5, 0.95
   config.detail_loss.weights, config.detail_loss.t, config.detail_loss.balance = "mask", 0.7, 0.0
   config.detail_loss.jaccard, config.detail_loss.class_weights = 0.0, ()
+  config.detail_loss.pixel = {"name": "cross_entropy"}
   config.error_loss.w3, config.error_loss.w3_min = placeholder(float), 0.001
   config.detail_branch.encoder = "missing"
   config.order = tuple(s for s in PAPER_ORDER if s in config.order)

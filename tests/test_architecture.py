@@ -18,6 +18,7 @@ ORDER = (
   "data",
   "metrics",
   "models",
+  "pixel_losses",
   "losses",
   "build",
   "config_flags",

@@ -37,6 +37,7 @@ def one_decoder(config: ConfigDict, base: str, weights: str, fusion: str) -> Con
   config.detail_branch.residual, config.detail_branch.encoder = False, "missing"
   config.detail_loss.weights, config.detail_loss.balance = weights, 0.0
   config.detail_loss.jaccard, config.detail_loss.class_weights = 0.0, ()
+  config.detail_loss.pixel = {"name": "cross_entropy"}
   config.choose.fusions = (fusion,)
   return config
 

@@ -58,10 +58,11 @@ def trained_on(config: ConfigDict, base: str, folds: int = 0) -> ConfigDict:
 
 
 def trained_on_alike(config: ConfigDict, base: str) -> ConfigDict:
-  """The base trained on with balance, Jaccard loss and averaged weights of the detail branch."""
-  for key in ("balance", "jaccard", "class_weights"):
-    if key in config.detail_loss:
-      config.semantic_loss[key] = config.detail_loss[key]
+  """The base trained on with pixel loss, balance, Jaccard loss and averaged weights of the detail branch."""
+  asked = config.detail_loss.to_dict()
+  for key in ("pixel", "balance", "jaccard", "class_weights"):
+    if key in asked:
+      config.semantic_loss[key] = asked[key]
   config.stages.control.ema = config.stages.detail.ema
   return trained_on(config, base)
 

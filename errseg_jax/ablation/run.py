@@ -16,14 +16,15 @@ from errseg_jax.ablation.class_gains import count_base
 from errseg_jax.ablation.rows import BASE, FAMILIES, ROWS
 from errseg_jax.ablation.shared import take
 from errseg_jax.ablation.write import write
-from errseg_jax.build import known
 from errseg_jax.errors import UserError
 from errseg_jax.evaluate import check_scores, evaluate
 from errseg_jax.inference.extra_scores import SCORES
 from errseg_jax.models.error_aware import ErrorAware
+from errseg_jax.pixel_losses import InverseFrequency
 from errseg_jax.train.given import abstract_variables
 from errseg_jax.train.loop import NotFinite
 from errseg_jax.train.optim import make_optimizer
+from errseg_jax.train.stages import plan
 from errseg_jax.train.state import split
 from errseg_jax.train.trainer import Trainer, keep_files
 from errseg_jax.train.workdir import claim
@@ -82,7 +83,7 @@ def chosen(names: Sequence[str], config: ConfigDict) -> list[str]:
   """
   given = bool(config.segmenter.init)
   for name in names:
-    known(name, {**FAMILIES, **ROWS}, "--rows")
+    build.known(name, {**FAMILIES, **ROWS}, "--rows")
     if name in ROWS and ROWS[name].anew and given:
       raise UserError(
         f"--rows={name} trains a semantic network from the start, and config.segmenter.init gives one; leave it out"
@@ -113,18 +114,28 @@ def check(name: str, config: ConfigDict) -> None:
     UserError: it cannot be trained; says which row.
   """
   config = config.copy_and_resolve_references()
-  for section in (config.semantic_loss, config.detail_loss):
-    section.balance = 0.0  # else every label would be read to count its classes
   try:
     if "subnets" in config.order and not config.subnets.groups:  # they are found when the base is trained
       config.subnets.groups = (build.dataset(config).info.classes[:2],)
-    trainer = Trainer(config, pathlib.Path())
+    for stage in plan(config):
+      build.loss(config, stage.kind)
+    trainer = Trainer(uncounted(config), pathlib.Path())
     trainer.dataset.source(config.splits.val)
     variables = abstract_variables(trainer.model)
     for stage in trainer.stages:
       make_optimizer(stage.optimizer, stage.steps, split(variables, stage.groups)[0]["params"])
   except UserError as error:
     raise UserError(f"row {name!r}: {error}") from None
+
+
+def uncounted(config: ConfigDict) -> ConfigDict:
+  """A copy without class weights that every label would have to be read for."""
+  config = config.copy_and_resolve_references()
+  for name in ("semantic_loss", "detail_loss"):
+    config[name].balance = 0.0
+    if isinstance(build.pixel_loss(config, name), InverseFrequency):
+      config[name].pixel = {"name": "cross_entropy"}
+  return config
 
 
 def further_scores(model: ErrorAware) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from errseg_jax.inference.choice import fused_probabilities, rebalanced
-from errseg_jax.losses import error_target, pixel_cross_entropy
+from errseg_jax.losses import error_target
 from errseg_jax.metrics.calibration import calibrated
 from errseg_jax.metrics.errors import baseline_logits, error_histogram, hard_histogram, mask_counts
 from errseg_jax.metrics.segmentation import boundary_counts, boundary_radius, confusion_matrix
@@ -18,6 +18,7 @@ from errseg_jax.metrics.temperature import nll_slopes
 from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.models.error_branch import disbelief_logit, unweighted
 from errseg_jax.models.fusion import gate_features
+from errseg_jax.pixel_losses import pixel_cross_entropy
 from errseg_jax.structs import IGNORE, Batch, Outputs
 
 Counts = dict[str, jax.Array]

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from errseg_jax.losses import error_target, weighted_mean
+from errseg_jax.losses import error_target
 from errseg_jax.models.error_aware import ErrorAware
+from errseg_jax.pixel_losses import weighted_mean
 from errseg_jax.structs import IGNORE, Batch
 from errseg_jax.train.stages import Stage
 from errseg_jax.train.state import TrainState, Variables, merge
