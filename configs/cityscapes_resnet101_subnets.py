@@ -10,9 +10,8 @@ Groups as published (Table 1). Published, val: mIoU 74.70 base, 75.55 subnets, 7
 Ours: times and scores not measured. `:runlocal` rehearses every step with a small network on a few images.
 """
 
-from errseg_jax.data.class_groups import PUBLISHED
-
 from errseg_jax.config import default_config, runlocal, stage
+from errseg_jax.data.class_groups import PUBLISHED
 from errseg_jax.errors import UserError
 
 STEPS = 37_200  # 100 epochs of 2975 images, 8 at a time; the paper does not say how many
@@ -27,7 +26,7 @@ def get_config(arg=None):
   config.loader.eval_batch_size = 1
   config.segmenter.backbone = {"name": "resnet", "depth": 101, "output_stride": 8}
   config.segmenter.head = {"name": "fcn", "features": 512}
-  config.subnets.groups = PUBLISHED["cityscapes"]
+  config.groups.named = PUBLISHED["cityscapes"]
   config.subnets.features, config.subnets.strides = 512, ()  # on the network's last features alone
   config.subnets_loss.pixel = {"name": "confusion"}
   config.order = ("semantic", "subnets")

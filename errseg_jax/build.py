@@ -6,18 +6,21 @@ import dataclasses
 import difflib
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from errseg_jax import losses
 from errseg_jax.data import datasets
+from errseg_jax.data.class_groups import Groups, resolve
 from errseg_jax.data.frequencies import class_counts, class_frequencies
 from errseg_jax.data.splits import Splits
 from errseg_jax.data.transforms import TrainTransform
 from errseg_jax.errors import UserError
+from errseg_jax.metrics.class_groups import Discovery
 from errseg_jax.models.backbones import BACKBONES
 from errseg_jax.models.confusion_groups import RULES, ConfusionGroups
 from errseg_jax.models.detail_branches import DETAIL_BRANCHES
@@ -222,12 +225,7 @@ def subnets(config: ConfigDict, num_classes: int) -> ConfusionGroups | None:
   if "subnets" not in config.order:
     return None
   section = config.subnets.to_dict()
-  groups = resolve(section.pop("groups"), dataset(config).info.classes)
-  if not groups:
-    raise UserError(
-      "config.subnets.groups is empty: name tuples of classes, or take those of a trained network: "
-      "errseg confusion --workdir=W, then --config.segmenter.init=W"
-    )
+  groups = named_groups(config)
   known(section.get("rule", "product"), RULES, "config.subnets.rule")
   for key in ("depth", "dilation", "strides"):
     values = section.get(key, ())
@@ -307,13 +305,41 @@ def with_pixel_loss(cls: type, config: ConfigDict, section: str, **extra: Any) -
   return construct(cls, fields, section, pixel=pixel_loss(config, section), **extra)
 
 
+def named_groups(config: ConfigDict) -> Groups:
+  """The groups of confused classes that a config names.
+
+  Raises:
+    UserError: it names none, or one that is none of this data set's.
+  """
+  if not config.groups.named:
+    raise UserError(
+      "config.groups.named is empty: name tuples of classes, or take those that a trained network confuses: "
+      "errseg confusion --workdir=W, then --config.segmenter.init=W"
+    )
+  return resolve(config.groups.named, dataset(config).info.classes)
+
+
+def group_finder(config: ConfigDict, classes: Sequence[str]) -> Callable[[np.ndarray], Groups]:
+  """(confusion matrix [C, C]) -> groups of confused classes: those that the config names, or those that are found.
+
+  Raises:
+    UserError: an unknown class or method, a number out of range, or groups that are none.
+  """
+  section = config.groups.to_dict()
+  named = section.pop("named")
+  discovery = construct(Discovery, section, "groups")
+  if not named:
+    return discovery
+  groups = resolve(named, classes)
+  return lambda counts: groups
+
+
 def loss(config: ConfigDict, stage: str) -> Any:
   """The loss of a stage: a function of (Outputs, label); of a confusion matrix too where its `pixel` wants one."""
   if stage in ("semantic", "finetune", "control"):
     return with_pixel_loss(losses.SemanticLoss, config, "semantic_loss")
   if stage == "subnets":
-    groups = resolve(config.subnets.groups, dataset(config).info.classes)
-    return with_pixel_loss(losses.SubnetsLoss, config, "subnets_loss", groups=groups)
+    return with_pixel_loss(losses.SubnetsLoss, config, "subnets_loss", groups=named_groups(config))
   if stage == "error":
     known(config.error_loss.get("target", "error"), losses.TARGETS, "config.error_loss.target")
     return construct(losses.ErrorLoss, config.error_loss, "error_loss")

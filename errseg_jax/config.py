@@ -91,9 +91,7 @@ def default_config() -> ConfigDict:
 
   config.error_branch = ConfigDict({"prior": "detail"})  # fields of models.error_branch.ErrorBranch
   config.detail_branch = ConfigDict({"name": "detail", "residual": True})  # of models.detail_branches
-  # Of models.confusion_groups.ConfusionGroups; `groups` are tuples of class names. () takes those that
-  # `errseg confusion` found in the given network (segmenter.init).
-  config.subnets = ConfigDict({"groups": ()})
+  config.subnets = ConfigDict()  # of models.confusion_groups.ConfusionGroups, for the groups of config.groups
   # Of losses.SemanticLoss. `pixel`: a loss of pixel_losses.PIXEL_LOSSES by name, and its fields.
   config.semantic_loss = ConfigDict({"pixel": {"name": "cross_entropy"}})
   config.subnets_loss = ConfigDict({"pixel": {"name": "confusion"}})  # of losses.SubnetsLoss
@@ -103,6 +101,16 @@ def default_config() -> ConfigDict:
   config.detail_loss = ConfigDict({"weights": "soft", "balance": 0.5, "jaccard": 2.0})
   config.detail_loss.pixel = {"name": "cross_entropy"}
 
+  # Groups of classes that the semantic network confuses, found in its confusion matrix (`errseg confusion`).
+  config.groups = ConfigDict()
+  config.groups.named = ()  # by hand: (("car", "truck"), ...) or ("cityscapes",), ("voc",); (): found, as follows
+  config.groups.method = "components"  # or "hierarchical", "spectral" (metrics.class_groups.Discovery)
+  config.groups.threshold = (
+    0.1  # share of a class's pixels, mean of both directions, from which two are confused
+  )
+  config.groups.max_groups = 3  # the most confused are kept
+
+  config.order = ("semantic", "detail", "error")  # stages that train, in order; "control" may follow
   # Stages that train, in order. "subnets" go before the branches, "finetune" before those; "control" may follow.
   config.order = ("semantic", "detail", "error")
   config.stages = ConfigDict()

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from errseg_jax.errors import UserError
-from errseg_jax.metrics.class_groups import aggregated, row_normalised
 from errseg_jax.metrics.calibration import IDENTITY, Calibration, calibrated
+from errseg_jax.metrics.class_groups import aggregated, row_normalised
 from errseg_jax.models.confusion_groups import group_label
 from errseg_jax.models.error_branch import max_probability_logit
 from errseg_jax.pixel_losses import (
@@ -149,7 +149,9 @@ class SubnetsLoss:
 
   def __post_init__(self):
     if isinstance(self.pixel, InverseFrequency):
-      raise UserError("subnets_loss.pixel weighs the classes of the data set, and a subnet has its own: take another")
+      raise UserError(
+        "subnets_loss.pixel weighs the classes of the data set, and a subnet has its own: take another"
+      )
 
   def __call__(
     self, outputs: Outputs, label: jax.Array, confusion: Sequence[jax.Array] | None = None

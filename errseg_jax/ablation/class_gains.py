@@ -27,8 +27,6 @@ def count_base(base: pathlib.Path) -> None:
 
 def confused_classes(config: ConfigDict, base: pathlib.Path) -> frozenset[str]:
   """Names of the classes in the groups of a seed: the config's, or those found in its base's confusion."""
-  if config.subnets.groups:
-    return frozenset(name for group in config.subnets.groups for name in group)
   if not confusion_file(base).exists():
     return frozenset()
   counts, classes = load_confusion(confusion_file(base))

@@ -115,8 +115,8 @@ def check(name: str, config: ConfigDict) -> None:
   """
   config = config.copy_and_resolve_references()
   try:
-    if "subnets" in config.order and not config.subnets.groups:  # they are found when the base is trained
-      config.subnets.groups = (build.dataset(config).info.classes[:2],)
+    if "subnets" in config.order and not config.groups.named:  # they are found when the base is trained
+      config.groups.named = (build.dataset(config).info.classes[:2],)
     for stage in plan(config):
       build.loss(config, stage.kind)
     trainer = Trainer(uncounted(config), pathlib.Path())
@@ -159,7 +159,7 @@ def run_row(config: ConfigDict, folder: pathlib.Path, further: bool = False) -> 
     further: score what the frozen network says of its errors in further passes, too.
   """
   log.info("%s", folder)
-  if "subnets" in config.order and not config.subnets.groups:
+  if "subnets" in config.order and not config.groups.named:
     count_base(pathlib.Path(config.segmenter.init))
   trainer = Trainer(config, folder)
   if taken := take(trainer.config, folder):

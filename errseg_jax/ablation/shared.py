@@ -16,7 +16,7 @@ from errseg_jax.train.workdir import FREE, claim, flat, load_config
 from errseg_jax.train.writers import read_metrics
 
 SECTIONS = {
-  "subnets": ("subnets", "subnets_loss"),
+  "subnets": ("subnets", "subnets_loss", "groups"),
   "error": ("error_branch", "error_loss"),
   "detail": ("detail_branch", "detail_loss"),
 }
@@ -31,7 +31,7 @@ def decisive(config: ConfigDict, stages: Collection[str]) -> dict[str, Any]:
   unused += ["choose.fusions"] if "detail" in stages else ["choose"]
   if not SECTIONS.keys() & set(stages) and config.splits.error_source != "holdout":
     unused += ["splits.error_source", "splits.folds", "splits.strength", "splits.holdout_fraction"]
-  unused += ["order", "groups", *FREE]  # what groups were found by; the groups are in `subnets`
+  unused += ["order", *FREE]
   values = flat(config).items()
   return {k: v for k, v in values if not any(k == u or k.startswith(u + ".") for u in unused)}
 

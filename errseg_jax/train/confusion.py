@@ -1,13 +1,18 @@
-"""The confusion matrix that a loss names the confusion by: counted when a stage starts, and every so many steps."""
+"""Confusion in training: the matrix that a loss names the confusion by, and the groups that subnets are for."""
 
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from errseg_jax import build
+from errseg_jax.errors import UserError
+from errseg_jax.inference.confusion import load_confusion
 from errseg_jax.train.state import Variables
 
 
@@ -39,3 +44,27 @@ class ConfusionInput:
     """Frozen variables with the matrix beside them; of one shape always, so that a step is compiled once."""
     matrix = self.place(self.counts)
     return [{**variables, "loss": {"confusion": matrix}} for variables in frozen]
+
+
+def with_groups(config: ConfigDict) -> ConfigDict:
+  """A copy that names the groups of its subnets: the config's own, or those found in the given network's confusion.
+
+  Raises:
+    UserError: there is no network, nobody has counted its confusion, or it confuses no two classes enough.
+  """
+  if "subnets" not in config.order or config.groups.named or not config.segmenter.init:
+    return config
+  path = pathlib.Path(config.segmenter.init) / "confusion" / "train.json"
+  if not path.exists():
+    raise UserError(
+      f"{path} is missing, and config.groups.named is empty: run errseg confusion --workdir={config.segmenter.init}"
+    )
+  counts, classes = load_confusion(path)
+  groups = build.group_finder(config, classes)(counts)
+  if not groups:
+    raise UserError(
+      f"{path}: no two classes are confused more than config.groups.threshold={config.groups.threshold}; lower it"
+    )
+  config = config.copy_and_resolve_references()
+  config.groups.named = tuple(tuple(classes[index] for index in group) for group in groups)
+  return config

@@ -28,7 +28,7 @@ from errseg_jax.models.heads.dpc_cells import cell_text
 from errseg_jax.pixel_losses import Confusion
 from errseg_jax.sharding import make_mesh, replicate
 from errseg_jax.train.checkpoints import StageCheckpoints
-from errseg_jax.train.confusion import ConfusionInput
+from errseg_jax.train.confusion import ConfusionInput, with_groups
 from errseg_jax.train.initialise import initial_variables
 from errseg_jax.train.loop import Loop, StopSignal
 from errseg_jax.train.optim import make_optimizer
@@ -63,6 +63,7 @@ class Trainer:
 
   def __init__(self, config: ConfigDict, workdir: pathlib.Path):
     self.config, self.workdir = config, pathlib.Path(workdir)
+    config = with_groups(config)
     self.stages = plan(config)
     self.mesh = make_mesh(config.num_devices)
     for stage in self.stages:

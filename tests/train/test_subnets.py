@@ -1,0 +1,171 @@
+"""Subnets in training: what they learn from, what stays frozen, and what comes after them."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from errseg_jax import build
+from errseg_jax.build import with_defaults
+from errseg_jax.confusion import confusion
+from errseg_jax.errors import UserError
+from errseg_jax.evaluate import evaluate
+from errseg_jax.losses import SubnetsLoss
+from errseg_jax.models.error_aware import infer
+from errseg_jax.pixel_losses import Confusion
+from errseg_jax.structs import Outputs
+from errseg_jax.train.restore import load, trained_variables
+from errseg_jax.train.stages import plan
+from errseg_jax.train.trainer import Trainer
+from errseg_jax.train.workdir import load_config
+
+GROUPS = (("ground", "sign"),)
+STACKED = ("semantic", "subnets", "detail", "error")
+
+
+@pytest.fixture(scope="module")
+def stacked(tiny_config, tmp_path_factory):
+  """The workdir of error and detail branches on top of subnets, whose loss counts its matrix anew."""
+  config = tiny_config(
+    order=STACKED,
+    groups__named=GROUPS,
+    error_branch__prior="detail",
+    stages__semantic__steps=20,
+    stages__subnets__steps=6,
+    subnets_loss__pixel={"name": "confusion", "refresh": 2},
+  )
+  workdir = tmp_path_factory.mktemp("subnets") / "run"
+  Trainer(with_defaults(config), workdir).run()
+  return workdir
+
+
+def parts(workdir):
+  config = load_config(workdir)
+  model = build.model(config, 3)
+  return config, model, trained_variables(config, workdir, model)
+
+
+def test_the_fused_scores_are_the_semantic_branch_of_what_follows(stacked):
+  results = evaluate(load_config(stacked), stacked, "val")
+  assert {"base", "semantic", "detail", "fused"} <= results.keys()
+  assert results["speed"]["subnets_ms"] >= 0
+  config, model, variables = parts(stacked)
+  source = build.dataset(config).source("val")
+  counts = {name: np.zeros(2, int) for name in ("base", "semantic")}
+  for sample in (source[i] for i in range(len(source))):
+    out = infer(model, variables, sample["image"][None])
+    valid = sample["label"] != 255
+    for name in counts:
+      labels = np.asarray(getattr(out, name).argmax(-1))[0]
+      counts[name] += [(labels == sample["label"])[valid].sum(), valid.sum()]
+  for name, (right, pixels) in counts.items():
+    assert results[name]["aAcc"] == pytest.approx(100 * right / pixels, abs=0.1)
+  image = source[0]["image"]
+  got = load(stacked).predict(image).semantic_labels
+  np.testing.assert_array_equal(got, np.asarray(infer(model, variables, image[None]).semantic.argmax(-1))[0])
+
+
+def test_the_network_is_frozen_while_its_subnets_learn(stacked, tmp_path):
+  config = load_config(stacked)
+  for order in (("semantic",), ("semantic", "subnets")):
+    config.order = order
+    config.choose.fusions = ("semantic",)
+    whole = trained_variables(config, stacked, build.model(config, 3))
+    if order[-1] == "semantic":
+      before = whole
+  assert "subnets" in whole["params"]
+  assert "subnets" not in before["params"]
+  jax.tree.map(np.testing.assert_array_equal, before["params"]["segmenter"], whole["params"]["segmenter"])
+
+
+def test_metrics_tell_the_network_from_its_subnets(stacked):
+  rows = [json.loads(line) for line in (stacked / "metrics.jsonl").read_text().splitlines()]
+  scores = [row for row in rows if row["stage"] == "subnets" and "choose/base/mIoU" in row]
+  assert len({row["choose/base/mIoU"] for row in scores}) == 1
+  assert all("choose/semantic/mIoU" in row for row in scores)
+  assert not any("choose/base/mIoU" in row for row in rows if row["stage"] == "semantic")
+
+
+def test_each_subnet_has_the_loss_of_its_own_space():
+  rng, groups = np.random.default_rng(0), ((0, 2), (1, 3, 4))
+  label = rng.integers(0, 6, (2, 4, 5)).astype(np.uint8)
+  label[0, 0] = 255
+  logits = [rng.normal(size=(2, 4, 5, k)).astype(np.float32) for k in (3, 4)]
+  outputs = Outputs(rng.normal(size=(2, 4, 5, 6)).astype(np.float32), subnets=tuple(logits))
+  want = 0.0
+  for z, group in zip(logits, groups, strict=True):
+    log_p = np.asarray(jax.nn.log_softmax(z))
+    own = np.vectorize(lambda c, group=group: group.index(c) + 1 if c in group else 0)(label)
+    picked = np.take_along_axis(log_p, own[..., None], -1)[..., 0]
+    want -= picked[label != 255].mean()
+  assert SubnetsLoss(groups)(outputs, label) == pytest.approx(want, rel=1e-5)
+  counts = rng.integers(1, 9, (6, 6))
+  loss = SubnetsLoss(groups, Confusion())
+  matrices = loss.matrices(counts)
+  assert [m.shape for m in matrices] == [(3, 3), (4, 4)]
+  np.testing.assert_allclose(matrices[0][1, 2], counts[0, 2] / counts[0].sum(), rtol=1e-6)
+  assert loss(outputs, label, matrices) > SubnetsLoss(groups)(outputs, label)
+
+
+def test_groups_come_from_the_confusion_of_a_given_network(tiny_config, trained, tmp_path):
+  config = with_defaults(
+    tiny_config(order=("subnets",), segmenter__init=str(trained), groups__threshold=1e-6)
+  )
+  if not (trained / "confusion").exists():
+    with pytest.raises(UserError, match="errseg confusion --workdir="):
+      Trainer(config, tmp_path / "run")
+  found = confusion(load_config(trained), trained, "train")
+  assert found["classes"] == ["ground", "wall", "sign"]
+  named = Trainer(config, tmp_path / "run").config.groups.named
+  assert {name for group in named for name in group} <= {"ground", "wall", "sign"}
+  config.groups.threshold = 0.999
+  with pytest.raises(UserError, match="lower it"):
+    Trainer(config, tmp_path / "run")
+
+
+def test_a_given_network_is_trained_on_and_handed_on(tiny_config, trained, tmp_path):
+  order = ("finetune", "subnets")
+  config = tiny_config(order=order, segmenter__init=str(trained), groups__named=GROUPS)
+  Trainer(with_defaults(config), tmp_path / "run").run()
+  _, _, variables = parts(tmp_path / "run")
+  given = load(trained).variables
+  same = jax.tree.map(
+    lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()),
+    *(v["params"]["segmenter"] for v in (variables, given)),
+  )
+  assert not all(jax.tree.leaves(same))
+
+
+@pytest.mark.parametrize(
+  ("order", "message"),
+  [
+    (
+      ("semantic", "detail", "subnets"),
+      "'subnets' changes the network that 'detail' learns from; put it first",
+    ),
+    (("semantic", "subnets", "finetune"), "'finetune' changes the network that 'subnets' learns from"),
+  ],
+)
+def test_the_network_is_whole_before_anything_learns_from_its_errors(tiny_config, order, message):
+  config = with_defaults(tiny_config(order=order, groups__named=GROUPS, error_branch__prior="none"))
+  with pytest.raises(UserError, match=message):
+    plan(config)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"groups__named": ()}, "config.groups.named is empty"),
+    ({"groups__named": (("ground", "sing"),)}, "sign"),
+    ({"groups__named": (("ground", "sign"), ("sign", "wall"))}, "group 1 too"),
+    ({"groups__named": ((), ("sign", "wall"))}, "group 1 is empty"),
+    ({"subnets__rule": "mean"}, "config.subnets.rule"),
+    ({"subnets__depth": (1, 2)}, "config.subnets.depth"),
+    ({"subnets_loss__pixel": {"name": "median_frequency"}}, "a subnet has its own"),
+  ],
+)
+def test_a_mistake_is_one_line(tiny_config, tmp_path, changes, message):
+  config = tiny_config(**{"order": ("semantic", "subnets"), "groups__named": GROUPS} | changes)
+  with pytest.raises(UserError, match=message):
+    Trainer(with_defaults(config), tmp_path)
