@@ -6,18 +6,21 @@ import dataclasses
 import difflib
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from errseg_jax import losses
 from errseg_jax.data import datasets
+from errseg_jax.data.class_groups import Groups, resolve
 from errseg_jax.data.frequencies import class_frequencies
 from errseg_jax.data.splits import Splits
 from errseg_jax.data.transforms import TrainTransform
 from errseg_jax.errors import UserError
+from errseg_jax.metrics.class_groups import Discovery
 from errseg_jax.models.backbones import BACKBONES
 from errseg_jax.models.detail_branches import DETAIL_BRANCHES
 from errseg_jax.models.error_aware import ErrorAware
@@ -228,6 +231,21 @@ def with_class_weights(config: ConfigDict, sources: Mapping[str, Any], num_class
       shares = class_frequencies(sources[source], num_classes)
       section.class_weights = losses.class_weights(shares, section.balance)
   return config
+
+
+def group_finder(config: ConfigDict, classes: Sequence[str]) -> Callable[[np.ndarray], Groups]:
+  """(confusion matrix [C, C]) -> groups of confused classes: those that the config names, or those that are found.
+
+  Raises:
+    UserError: an unknown class or method, a number out of range, or groups that are none.
+  """
+  section = config.groups.to_dict()
+  named = section.pop("named")
+  discovery = construct(Discovery, section, "groups")
+  if not named:
+    return discovery
+  groups = resolve(named, classes)
+  return lambda counts: groups
 
 
 def loss(config: ConfigDict, stage: str) -> Any:

@@ -97,6 +97,15 @@ def default_config() -> ConfigDict:
   # Of losses.DetailLoss. Balance and Jaccard loss find rare classes; `choose` takes back what of the balance harms.
   config.detail_loss = ConfigDict({"weights": "soft", "balance": 0.5, "jaccard": 2.0})
 
+  # Groups of classes that the semantic network confuses, found in its confusion matrix (`errseg confusion`).
+  config.groups = ConfigDict()
+  config.groups.named = ()  # by hand: (("car", "truck"), ...) or ("cityscapes",), ("voc",); (): found, as follows
+  config.groups.method = "components"  # or "hierarchical", "spectral" (metrics.class_groups.Discovery)
+  config.groups.threshold = (
+    0.1  # share of the pixels, mean of both directions, from which two classes are confused
+  )
+  config.groups.max_groups = 3  # the most confused are kept
+
   config.order = ("semantic", "detail", "error")  # stages that train, in order; "control" may follow
   config.stages = ConfigDict()
   config.stages.semantic = stage(40_000, 1e-3)

@@ -29,6 +29,7 @@ ORDER = (
   "bench",
   "report",
   "label_issues",
+  "confusion",
   "ablation",
   "check",
   "doctor",
