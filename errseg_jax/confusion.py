@@ -25,7 +25,7 @@ from errseg_jax.report.plots import confusion_png
 from errseg_jax.sharding import make_mesh, replicate
 from errseg_jax.train.restore import trained_variables
 
-ROLES = {"choose": "choose"}
+ROLES = {"train": "semantic", "choose": "choose"}
 """Splits that stand for a part of the training images, and its key in `Splits.sources`."""
 TOP = 15  # pairs printed
 

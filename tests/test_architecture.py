@@ -30,6 +30,7 @@ ORDER = (
   "bench",
   "report",
   "label_issues",
+  "confusion",
   "ablation",
   "check",
   "doctor",

@@ -1,6 +1,6 @@
-"""Groups of classes by name: those that Ding et al. published, and those written in a config.
+"""Groups of classes by name: those that Geng et al. published, and those written in a config.
 
-Source: Ding et al., "A Network Structure to Explicitly Reduce Confusion Errors in Semantic Segmentation", Table 1 and
+Source: Geng et al., "A Network Structure to Explicitly Reduce Confusion Errors in Semantic Segmentation", Table 1 and
 Sec. 4.2.
 """
 

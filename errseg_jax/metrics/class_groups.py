@@ -138,7 +138,7 @@ class Discovery:
       "hierarchical": classes that are confused with each other on average. "spectral": the components, cut
       where they hang together weakly.
     threshold: similarity of two classes from which they are confused, above 0 and up to 1. A tenth tells groups apart
-      in networks of 40 to 70 mIoU, where at half of it a chain of pairs takes nearly all classes; where few pixels
+      in networks of 40 to 70 mIoU, where at half of it a chain of pairs can take them all; where few pixels
       are wrong (Cityscapes at 75 mIoU: the most similar two have 0.09) it must be lower.
     max_groups: groups that are kept, the most confused first.
   """
