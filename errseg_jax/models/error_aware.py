@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -54,7 +55,8 @@ class ErrorAware(nn.Module):
     """
     features, size = self.segmenter(image, "segmenter" in train), image.shape[1:3]
     semantic = resize(features.logits, size, features.align_corners)
-    base, groups = None, ()
+    base: jax.Array | None = None
+    groups: tuple[jax.Array, ...] = ()
     if self.subnets is not None:
       base, groups = semantic, self.subnets(image, features)
       features = self.joined(features, groups)
@@ -78,7 +80,8 @@ class ErrorAware(nn.Module):
     size = max(z.shape[1:3] for z in (features.logits, *groups))
     logits, *others = (resize(z, size, features.align_corners) for z in (features.logits, *groups))
     assert self.subnets is not None
-    return features.replace(logits=fuse_groups(logits, others, self.subnets.groups, self.subnets.rule))
+    fused = fuse_groups(logits, others, self.subnets.groups, self.subnets.rule)
+    return dataclasses.replace(features, logits=fused)
 
 
 def infer(
