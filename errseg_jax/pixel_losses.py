@@ -247,9 +247,10 @@ class Ohem(CrossEntropy):
 class MaxPooling(CrossEntropy):
   """Loss max-pooling: pixels weigh as is worst for the network, within bounds (Rota Bulo et al., CVPR 2017).
 
-  With n valid pixels in an image, m = support * n and 1/p + 1/q = 1, the weights are those of
-  max sum_i w_i l_i, ||w||_p <= n^(-1/q), ||w||_inf <= n^(-1/q) m^(-1/p), times n: equal losses give weight 1.
-  The k largest losses get the largest weight; the others share what is left of the norm as l^(q-1).
+  With n valid pixels in an image, m = support * n and 1/p + 1/q = 1, the paper's weights are those of
+  max sum_i w_i l_i, ||w||_p <= n^(-1/q), ||w||_inf <= n^(-1/q) m^(-1/p). Here they come times n, so that equal losses
+  get weight 1: mean(w^p) <= 1, w <= support^(-1/p). The k largest losses get that largest weight, the others share
+  what is left of the norm in proportion to l^(q-1).
 
   Attributes:
     p: of the norm, above 1; towards infinity every pixel counts alike.
