@@ -329,7 +329,7 @@ def print_results(results: dict[str, Any]) -> None:
   names = ("mIoU", "aAcc", "mAcc", "mDice", "mBIoU")
   for column in ("", *names):
     table.add_column(column, justify="right" if column else "left")
-  for system in ("semantic", "control", "detail", "fused"):
+  for system in ("base", "semantic", "control", "detail", "fused"):
     if system in results:
       table.add_row(system, *(_number(results[system].get(n)) for n in names))
   console.print(table)

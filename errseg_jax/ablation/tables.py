@@ -212,7 +212,8 @@ def cost(rows: Mapping[str, Any]) -> Table:
     parts = [(_part(row[k], True), _part(row[k], False)) for k in ("parameters", "multiply_adds")]
     (own, extra), (adds, extra_adds) = parts
     ms = [
-      spread(over_seeds(row, "speed", f"{part}_ms"), digits=1) for part in ("semantic", "error", "detail")
+      spread(over_seeds(row, "speed", f"{part}_ms"), digits=1)
+      for part in ("semantic", "subnets", "error", "detail")
     ]
     training = spread([v and v / 60 for v in over_seeds(row, "seconds")], digits=1)
     millions = (own / 1e6, extra / 1e6, adds / 1e9, extra_adds / 1e9)
@@ -228,6 +229,7 @@ def cost(rows: Mapping[str, Any]) -> Table:
     "network G",
     "branches G",
     "network ms",
+    "of it subnets",
     "error ms",
     "detail ms",
     "minutes",
