@@ -152,7 +152,8 @@ def model_cost(config: ConfigDict, height: int, width: int) -> dict[str, Any]:
     {"image_size", "hardware", "groups": {"segmenter" | "subnets" | "error" | "detail": {"parameters",
     "multiply_adds", "ms", "share"}}, "branches": {same}}; "subnets" where the network has some. "ms" of the segmenter
     is the median over the rounds, of a branch the median of what it adds in a round; an error branch that reads the
-    detail branch's logits is charged what it adds to both. "share": percent of the segmenter's time. "branches" are both at once.
+    detail branch's logits is charged what it adds to both. "share": percent of the segmenter's time.
+    "branches" are both at once.
   """
   sizes = size(config, height, width)["groups"]
   groups = {
