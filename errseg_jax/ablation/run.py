@@ -71,6 +71,10 @@ def ablate(config: ConfigDict, workdir: pathlib.Path, names: Sequence[str], seed
           if name == BASE:
             raise
           failed[f"seed{seed}/{name}"] = str(error)
+        except jax.errors.JaxRuntimeError as error:  # a smaller row may still fit into the memory
+          if name == BASE or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+          failed[f"seed{seed}/{name}"] = "the device has too little memory; lower its stages' batch_size"
       write(workdir, config, rows, every, failed)
   return failed
 

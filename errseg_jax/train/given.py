@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +41,9 @@ def check_given(config: ConfigDict) -> None:
   """
   given = load_config(pathlib.Path(config.segmenter.init))
   pairs = [(f"segmenter.{key}", given.segmenter[key], config.segmenter[key]) for key in PREPROCESSING]
-  if given.data == config.data and (not config.splits.choose or config.splits.error_source == "holdout"):
+  if _images(given) == _images(config) and (
+    not config.splits.choose or config.splits.error_source == "holdout"
+  ):
     holdout = "holdout" in (given.splits.error_source, config.splits.error_source)
     keys = HOLDS_OUT + HOLDS_OUT_MORE if holdout else HOLDS_OUT
     pairs += [(f"splits.{key}", given.splits[key], config.splits[key]) for key in keys]
@@ -50,6 +53,11 @@ def check_given(config: ConfigDict) -> None:
         f"segmenter.init={config.segmenter.init} was trained with {key}={there!r}, this config has {here!r}: "
         "set the same"
       )
+
+
+def _images(config: ConfigDict) -> dict[str, Any]:
+  """What says which images a config is about, at whatever size and in whatever place they are read."""
+  return {key: value for key, value in config.data.items() if key not in ("root", "downscale")}
 
 
 def segmenter_of(workdir: pathlib.Path, like: Variables) -> Variables:
