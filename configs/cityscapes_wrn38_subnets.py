@@ -1,12 +1,12 @@
 """Cityscapes: Wide ResNet-38 with subnets for confused classes and the loss that names the confusion (P1).
 
     C=configs/cityscapes_wrn38_subnets.py
-    errseg train --config=$C --config.data.root=$CITYSCAPES --workdir=W          # network, then subnets
+    errseg train --config=$C --config.data.root=$CITYSCAPES --workdir=W  # subnets by the new loss
     errseg evaluate --workdir=W
-    errseg ablate --config=$C --config.data.root=$CITYSCAPES --workdir=A --rows=confusion
+    errseg ablate --config=$C --config.data.root=$CITYSCAPES --workdir=A --rows=confusion  # the cells of the table
 
-Groups as published (Table 1). Published, val: mIoU 78.08 base, 79.07 subnets, 79.38 loss
-(Table 4); the base is a released network, here it is trained.
+The network is trained by cross-entropy. Groups as published (Table 1). Published, val:
+mIoU 78.08 base, 79.07 subnets, 79.38 loss (Table 4); the base is a released network, here it is trained.
 Ours: times and scores not measured. `:runlocal` rehearses every step with a small network on a few images.
 """
 

@@ -1,9 +1,9 @@
 """PASCAL VOC 2012: ResNet-101 with a subnet for classes confused with the background, and the loss that names it (P1).
 
     C=configs/voc_resnet101_subnets.py
-    errseg train --config=$C --config.data.root=$VOC --workdir=W          # network, then subnets
+    errseg train --config=$C --config.data.root=$VOC --workdir=W  # subnet by the new loss
     errseg evaluate --workdir=W
-    errseg ablate --config=$C --config.data.root=$VOC --workdir=A --rows=confusion
+    errseg ablate --config=$C --config.data.root=$VOC --workdir=A --rows=confusion  # the cells of the table
 
 $VOC is a folder with images/train, labels/train, images/val, labels/val of the 10582 and 1449 images;
 palette PNGs are read by their indices. The group is as published (Fig. 7). Published, val: mIoU 75.43 base, 76.51

@@ -33,6 +33,7 @@ from errseg_jax.pixel_losses import PIXEL_LOSSES, CrossEntropy, InverseFrequency
 
 # Fields of losses that are no settings: they follow from the order of the stages and from the stages before.
 COMPUTED = ("max_probability", "calibration")
+LOW_STRIDES = (2, 4, 8, 16)  # that subnets may ask for
 DTYPES = ("float32", "bfloat16", "float64")
 PIXEL_SECTIONS = ("semantic_loss", "subnets_loss", "detail_loss")
 """Sections with a sub-section `pixel`: the name of a pixel loss and its fields."""
@@ -226,17 +227,36 @@ def subnets(config: ConfigDict, num_classes: int) -> ConfusionGroups | None:
     return None
   section = config.subnets.to_dict()
   groups = named_groups(config)
+  section = {key: as_tuples(value) for key, value in section.items()}
   known(section.get("rule", "product"), RULES, "config.subnets.rule")
-  for key in ("depth", "dilation", "strides"):
-    values = section.get(key, ())
-    own = key != "strides" or (values and isinstance(values[0], tuple))
-    if own and len(values) not in ((1, len(groups)) if key != "strides" else (len(groups),)):
+  if (features := section.get("features", 2)) < 2:
+    raise UserError(f"config.subnets.features={features} must be at least 2")
+  for key in ("depth", "dilation"):
+    values = section.get(key, (1,))
+    if not is_sizes(values) or len(values) not in (1, len(groups)):
       raise UserError(
-        f"config.subnets.{key}={values} must be one for all groups, or one for each of {len(groups)}"
+        f"config.subnets.{key}={values} must be (N,) for all groups, or a number for each of {len(groups)}, from 1 on"
       )
+  strides = section.get("strides", ())
+  each = strides if strides and not is_sizes(strides) else (strides,) * len(groups)
+  if len(each) != len(groups) or not all(is_sizes(own) and set(own) <= set(LOW_STRIDES) for own in each):
+    raise UserError(
+      f"config.subnets.strides={strides} must be of {', '.join(map(str, LOW_STRIDES))}: (4,) for all groups, or "
+      f"((4,),(8,)), a tuple for each of {len(groups)}"
+    )
   return construct(
     ConfusionGroups, section, "subnets", dtype=config.dtype, num_classes=num_classes, groups=groups
   )
+
+
+def as_tuples(value: Any) -> Any:
+  """Lists and what is in them as tuples."""
+  return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def is_sizes(values: Any) -> bool:
+  """A tuple of whole numbers from 1 on."""
+  return isinstance(values, tuple) and all(type(value) is int and value >= 1 for value in values)
 
 
 def checked_weights(config: ConfigDict, section: str, num_classes: int) -> tuple[float, ...]:

@@ -105,21 +105,9 @@ def default_config() -> ConfigDict:
   config.groups = ConfigDict()
   config.groups.named = ()  # by hand: (("car", "truck"), ...) or ("cityscapes",), ("voc",); (): found, as follows
   config.groups.method = "components"  # or "hierarchical", "spectral" (metrics.class_groups.Discovery)
-  config.groups.threshold = (
-    0.1  # share of a class's pixels, mean of both directions, from which two are confused
-  )
+  config.groups.threshold = 0.1  # share of a class's pixels, mean of both directions: confused from there on
   config.groups.max_groups = 3  # the most confused are kept
 
-  # Groups of classes that the semantic network confuses, found in its confusion matrix (`errseg confusion`).
-  config.groups = ConfigDict()
-  config.groups.named = ()  # by hand: (("car", "truck"), ...) or ("cityscapes",), ("voc",); (): found, as follows
-  config.groups.method = "components"  # or "hierarchical", "spectral" (metrics.class_groups.Discovery)
-  config.groups.threshold = (
-    0.1  # share of the pixels, mean of both directions, from which two classes are confused
-  )
-  config.groups.max_groups = 3  # the most confused are kept
-
-  config.order = ("semantic", "detail", "error")  # stages that train, in order; "control" may follow
   # Stages that train, in order. "subnets" go before the branches, "finetune" before those; "control" may follow.
   config.order = ("semantic", "detail", "error")
   config.stages = ConfigDict()

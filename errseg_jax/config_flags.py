@@ -23,6 +23,7 @@ FREE = (
   "error_branch",
   "detail_branch",
   "semantic_loss",
+  "subnets_loss",
   "error_loss",
   "detail_loss",
 )

@@ -70,8 +70,10 @@ def confusion(config: ConfigDict, workdir: pathlib.Path, split: str, as_json: bo
 def summary(counts: np.ndarray, classes: tuple[str, ...], groups: Groups) -> dict[str, Any]:
   """What the file says of a confusion matrix [C, C] and its groups."""
   inside, across = inside_and_across(counts, groups)
+  pairs = top_confusions(counts, classes, TOP)
   return {
     "classes": list(classes),
+    "pairs": [{"truth": t, "predicted": p, "percent": share} for t, p, share in pairs],
     "counts": counts.tolist(),
     "row_normalised": row_normalised(counts).tolist(),
     "groups": [
@@ -84,13 +86,13 @@ def summary(counts: np.ndarray, classes: tuple[str, ...], groups: Groups) -> dic
 
 def write(path: pathlib.Path, content: Mapping[str, Any], groups: Groups) -> None:
   """The JSON file, a line for each key, and the picture beside it."""
+  lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
   try:
     path.parent.mkdir(exist_ok=True)
+    confusion_png(path.with_suffix(".png"), np.array(content["counts"]), content["classes"], groups)
+    write_atomically(path, "{\n" + ",\n".join(lines) + "\n}\n")
   except OSError as error:
-    raise UserError(f"{path.parent} cannot be made ({error.strerror})") from None
-  lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
-  confusion_png(path.with_suffix(".png"), np.array(content["counts"]), content["classes"], groups)
-  write_atomically(path, "{\n" + ",\n".join(lines) + "\n}\n")
+    raise UserError(f"{path} cannot be written ({error.strerror})") from None
 
 
 def print_summary(content: Mapping[str, Any], counts: np.ndarray, groups: Groups) -> None:

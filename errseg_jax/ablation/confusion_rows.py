@@ -20,6 +20,8 @@ def with_pixel_loss(config: ConfigDict, base: str, name: str) -> ConfigDict:
   config.order = ("control",)
   config.stages.control.steps = steps
   config.semantic_loss.pixel = pixel_section(config, name)
+  if name.endswith("_frequency"):  # it weighs classes itself
+    config.semantic_loss.balance, config.semantic_loss.class_weights = 0.0, ()
   return config
 
 

@@ -66,6 +66,8 @@ def ablate(config: ConfigDict, workdir: pathlib.Path, names: Sequence[str], seed
       folder = row_folder(workdir, seed, name)
       if not (folder / "results.json").exists():
         try:
+          if ROWS[name].family == "confusion" and not config.groups.named:
+            count_base(row_folder(workdir, seed, BASE))
           run_row(row_config(config, workdir, seed, name), folder, further=name == SCORED)
         except (UserError, NotFinite) as error:
           if name == BASE:
@@ -163,8 +165,6 @@ def run_row(config: ConfigDict, folder: pathlib.Path, further: bool = False) -> 
     further: score what the frozen network says of its errors in further passes, too.
   """
   log.info("%s", folder)
-  if "subnets" in config.order and not config.groups.named:
-    count_base(pathlib.Path(config.segmenter.init))
   trainer = Trainer(config, folder)
   if taken := take(trainer.config, folder):
     log.info("%s: trained in another row, with the same result", ", ".join(taken))

@@ -63,8 +63,8 @@ def resolve(groups: str | Sequence[str] | Sequence[Sequence[str]], classes: Sequ
   """
   if isinstance(groups, str):
     groups = (groups,)
-  if len(groups) == 1 and groups[0] in PUBLISHED:
-    groups = PUBLISHED[str(groups[0])]
+  if len(groups) == 1 and isinstance(groups[0], str) and groups[0] in PUBLISHED:
+    groups = PUBLISHED[groups[0]]
   if not all(isinstance(group, tuple | list) for group in groups):
     raise UserError(
       f"groups {groups!r}: write a name of {', '.join(PUBLISHED)}, or the classes of each group as "

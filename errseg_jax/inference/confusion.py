@@ -28,7 +28,9 @@ def count_confusion(
   source: Any,
   progress: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
-  """Pixels of a source by truth and the frozen network's label; memory does not grow with the source.
+  """Pixels of a source by truth and the frozen network's own label, whatever its subnets say.
+
+  Memory does not grow with the source.
 
   Args:
     evaluator: runs the network.
@@ -40,7 +42,7 @@ def count_confusion(
   Returns:
     int64 [C, C], rows are truth; ignored pixels are in no cell.
   """
-  counter = make_counter(model, wanted=())
+  counter = make_counter(model.clone(subnets=None), wanted=())
   counts = evaluator.run(counter, variables, source, Choice(), progress=progress).counts
   return counts["confusion/semantic"]
 

@@ -97,13 +97,13 @@ class Subnet(nn.Module):
   dtype: str = "float32"
 
   @nn.compact
-  def __call__(self, high: jax.Array | None, low: Sequence[jax.Array]) -> jax.Array:
+  def __call__(self, high: jax.Array | None, low: Sequence[jax.Array], align_corners: bool) -> jax.Array:
     """[B, h', w', C'] or None, maps [B, h_i, w_i, C_i] -> logits [B, h, w, K + 1] at the finest of them."""
     maps = [] if high is None else [high.astype(self.dtype)]
     for number, x in enumerate(low):
       maps.append(ConvGNReLU(self.features // 2, 1, dtype=self.dtype, name=f"low{number}")(x))
     size = max(x.shape[1:3] for x in maps)
-    x = jnp.concatenate([resize(x, size) for x in maps], -1)
+    x = jnp.concatenate([resize(x, size, align_corners) for x in maps], -1)
     for number in range(self.depth):
       unit = ConvGNReLU(self.features, dilation=self.dilation, dtype=self.dtype, name=f"conv{number + 1}")
       x = unit(x)
@@ -148,7 +148,8 @@ class ConfusionGroups(nn.Module):
         self.dtype,
         name=f"subnet{number + 1}",
       )
-      out.append(subnet(features.high, [low[stride] for stride in strides_of(self.strides, number)]))
+      own = [low[stride] for stride in strides_of(self.strides, number)]
+      out.append(subnet(features.high, own, features.align_corners))
     return tuple(out)
 
   def low_level(self, image: jax.Array, features: Features) -> dict[int, jax.Array]:

@@ -58,10 +58,10 @@ class ErrorAware(nn.Module):
     base: jax.Array | None = None
     groups: tuple[jax.Array, ...] = ()
     if self.subnets is not None:
-      base, groups = semantic, self.subnets(image, features)
-      features = self.joined(features, groups)
-      semantic = resize(features.logits, size, features.align_corners)
-    groups = tuple(resize(z, size, features.align_corners) for z in groups if "subnets" in train)
+      maps = self.subnets(image, features)
+      groups = tuple(resize(z, size, features.align_corners) for z in maps)
+      base, semantic = semantic, self.fused(semantic, groups)
+      features = self.joined(features, maps)
     detail, error, auxiliary, stages = None, None, None, ()
     if features.auxiliary is not None:
       auxiliary = resize(features.auxiliary, size, features.align_corners)
@@ -73,15 +73,18 @@ class ErrorAware(nn.Module):
       belief = None if detail is None else unweighted(detail, self.detail_weights)
       error = self.error(image, features, semantic, belief, "error" in train)
     stages = stages if "detail" in train else ()
-    return Outputs(semantic, error, detail, auxiliary, stages, base, groups)
+    return Outputs(semantic, error, detail, auxiliary, stages, base, groups if "subnets" in train else ())
 
   def joined(self, features: Features, groups: Sequence[jax.Array]) -> Features:
-    """Features whose logits are the fusion with the subnets, at the finest of their sizes."""
+    """Features whose logits, which the branches read, are the fusion at the finest size of all maps."""
     size = max(z.shape[1:3] for z in (features.logits, *groups))
     logits, *others = (resize(z, size, features.align_corners) for z in (features.logits, *groups))
+    return dataclasses.replace(features, logits=self.fused(logits, others))
+
+  def fused(self, logits: jax.Array, groups: Sequence[jax.Array]) -> jax.Array:
+    """`fuse_groups` of the network's logits and its subnets', all of one size."""
     assert self.subnets is not None
-    fused = fuse_groups(logits, others, self.subnets.groups, self.subnets.rule)
-    return dataclasses.replace(features, logits=fused)
+    return fuse_groups(logits, groups, self.subnets.groups, self.subnets.rule)
 
 
 def infer(

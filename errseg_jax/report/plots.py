@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from errseg_jax.metrics import curves
+from errseg_jax.metrics.segmentation import top_confusions
 from errseg_jax.report.tables import ERROR_SCORES, number
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -214,6 +215,10 @@ def confusion_png(
   """Writes `confusion_figure` as a PNG, whole or not at all."""
   part = path.with_suffix(".tmp")
   figure = confusion_figure(confusion, classes, groups)
+  pairs = top_confusions(confusion, classes, 12)
+  lines = [f"{share:5.1f} %  {truth} → {predicted}" for truth, predicted, share in pairs]
+  title = "most confused (of the truth's pixels)"
+  figure.text(1.02, 0.85, "\n".join([title, "", *lines]), va="top", fontsize=8)
   figure.savefig(part, format="png", dpi=150, bbox_inches="tight", facecolor="white")
   os.replace(part, path)
 

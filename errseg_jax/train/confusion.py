@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from errseg_jax import build
+from errseg_jax.data.splits import Splits
 from errseg_jax.errors import UserError
 from errseg_jax.inference.confusion import load_confusion
+from errseg_jax.pixel_losses import Confusion
 from errseg_jax.train.state import Variables
 
 
@@ -46,6 +48,32 @@ class ConfusionInput:
     return [{**variables, "loss": {"confusion": matrix}} for variables in frozen]
 
 
+def check_confusion(losses: Mapping[str, Any], splits: Splits) -> None:
+  """Refuses confusion losses that would learn from what is reported, or never see a matrix.
+
+  Args:
+    losses: of the stages, by name.
+    splits: of the run.
+
+  Raises:
+    UserError: one is counted on images that are also reported, or of a network from nothing and never again.
+  """
+  for stage, loss in losses.items():
+    pixel = getattr(loss, "pixel", None)
+    if not isinstance(pixel, Confusion):
+      continue
+    if pixel.on == "choose" and splits.both_ways:
+      raise UserError(
+        f"stage {stage!r}: pixel.on='choose' counts the confusion on split {splits.choose!r}, which is reported: "
+        "set it to 'train'"
+      )
+    if stage == "semantic" and not pixel.refresh and not {"finetune", "control"} & losses.keys():
+      raise UserError(
+        "semantic_loss.pixel.refresh=0: the network starts from nothing, so its confusion must be counted as it "
+        "learns; set a number of steps, or train it with cross_entropy and on with stage 'finetune'"
+      )
+
+
 def with_groups(config: ConfigDict) -> ConfigDict:
   """A copy that names the groups of its subnets: the config's own, or those found in the given network's confusion.
 
@@ -60,6 +88,8 @@ def with_groups(config: ConfigDict) -> ConfigDict:
       f"{path} is missing, and config.groups.named is empty: run errseg confusion --workdir={config.segmenter.init}"
     )
   counts, classes = load_confusion(path)
+  if classes != tuple(build.dataset(config).info.classes):
+    raise UserError(f"{path} is of other classes than this data set: run errseg confusion again")
   groups = build.group_finder(config, classes)(counts)
   if not groups:
     raise UserError(

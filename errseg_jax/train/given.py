@@ -40,6 +40,11 @@ def check_given(config: ConfigDict) -> None:
     UserError: preprocessing differs from that of the other run, or the images that are held out do.
   """
   given = load_config(pathlib.Path(config.segmenter.init))
+  if "subnets" in given.order and "subnets" not in config.order:
+    raise UserError(
+      f"segmenter.init={config.segmenter.init} has subnets, which would be left behind: train them in this run too, "
+      f"config.order={('subnets', *config.order)}, or give a network without"
+    )
   pairs = [(f"segmenter.{key}", given.segmenter[key], config.segmenter[key]) for key in PREPROCESSING]
   if _images(given) == _images(config) and (
     not config.splits.choose or config.splits.error_source == "holdout"

@@ -129,6 +129,11 @@ def _folds(config: ConfigDict, order: list[str]) -> tuple[str, ...]:
   """Names of the fold stages, and of the folds that they do without."""
   if config.splits.error_source != "crossfit" or not set(BRANCHES) & set(order):
     return ()
+  if changed := {"finetune", "subnets"} & set(order):
+    raise UserError(
+      f"config.splits.error_source='crossfit' and stage {min(changed)!r} exclude each other: the fold networks are "
+      "without it, so their errors would be those of another network"
+    )
   if config.segmenter.init:
     raise UserError(
       "config.splits.error_source='crossfit' trains the semantic network anew without each fold, which a given one "

@@ -28,7 +28,7 @@ from errseg_jax.models.heads.dpc_cells import cell_text
 from errseg_jax.pixel_losses import Confusion
 from errseg_jax.sharding import make_mesh, replicate
 from errseg_jax.train.checkpoints import StageCheckpoints
-from errseg_jax.train.confusion import ConfusionInput, with_groups
+from errseg_jax.train.confusion import ConfusionInput, check_confusion, with_groups
 from errseg_jax.train.initialise import initial_variables
 from errseg_jax.train.loop import Loop, StopSignal
 from errseg_jax.train.optim import make_optimizer
@@ -81,6 +81,7 @@ class Trainer:
     keep_files(config)
     self.model = build.model(config, classes)
     self.losses = {stage.name: build.loss(config, stage.kind) for stage in self.stages}
+    check_confusion(self.losses, self.splits)
     build.thresholds(config)
     if not config.choose.fusions:
       raise UserError(f"config.choose.fusions is empty; known: {', '.join(FUSIONS)}")
@@ -235,11 +236,11 @@ class Trainer:
     """The confusion matrix that the stage's loss wants; None where it wants none.
 
     At the start it is the frozen network's, or that of the network to be trained on; counted again it is that of
-    what the stage trains. A network from nothing confuses everything: until the first count it has no matrix.
+    what the stage trains. A network from nothing confuses everything: until the first count none is held against it.
     """
     loss = self.losses[stage.name]
     pixel = getattr(loss, "pixel", None)
-    if not isinstance(pixel, Confusion):
+    if not isinstance(pixel, Confusion) or not pixel.wants_confusion:
       return None
     source = self.sources[stage.source if pixel.on == "train" else "choose"]
 
@@ -250,7 +251,7 @@ class Trainer:
     if "confusion" in progress:
       counts = np.asarray(progress["confusion"], np.int64)
     elif stage.kind == "semantic":
-      counts = np.zeros((self.dataset.info.num_classes,) * 2, np.int64)
+      counts = np.eye(self.dataset.info.num_classes, dtype=np.int64)
     else:
       model = self.model if stage.kind == "detail" else self.model.clone(subnets=None)
       counts = count(model, "semantic", (), variables)

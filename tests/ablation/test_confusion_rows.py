@@ -5,7 +5,7 @@ import json
 import pytest
 
 from errseg_jax.ablation import run
-from errseg_jax.ablation.class_gains import class_gains
+from errseg_jax.ablation.class_gains import class_gains, confused_classes
 from errseg_jax.ablation.confusion_rows import CONFUSION
 from errseg_jax.ablation.rows import FAMILIES
 from errseg_jax.build import with_defaults
@@ -53,6 +53,21 @@ def test_families_name_rows(config):
   assert set(CONFUSION) < set(rows)
   assert not set(CONFUSION) & set(run.chosen((), config))
   assert run.chosen(("subnets",), config) == ["base", "subnets"]
+
+
+def test_groups_that_a_config_names_are_those_of_every_seed(config, tmp_path):
+  named = config.copy_and_resolve_references()
+  named.groups.named = (("ground", "sign"),)
+  assert confused_classes(named, tmp_path) == {"ground", "sign"}
+  assert confused_classes(config, tmp_path) == frozenset()
+
+
+def test_frequencies_take_the_place_of_a_balance(config, tmp_path):
+  balanced = config.copy_and_resolve_references()
+  balanced.semantic_loss.balance = 0.5
+  row = run.row_config(balanced, tmp_path, 0, "median_frequency")
+  assert row.semantic_loss.balance == 0.0
+  assert run.row_config(balanced, tmp_path, 0, "focal").semantic_loss.balance == 0.5
 
 
 def test_gains_are_told_apart():

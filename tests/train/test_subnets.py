@@ -1,19 +1,27 @@
 """Subnets in training: what they learn from, what stays frozen, and what comes after them."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from errseg_jax import build
 from errseg_jax.build import with_defaults
+from errseg_jax.config_flags import override
 from errseg_jax.confusion import confusion
 from errseg_jax.errors import UserError
 from errseg_jax.evaluate import evaluate
+from errseg_jax.inference.choice import Choice
+from errseg_jax.inference.confusion import count_confusion
+from errseg_jax.inference.evaluator import make_evaluator
+from errseg_jax.inference.statistics import make_counter
 from errseg_jax.losses import SubnetsLoss
 from errseg_jax.models.error_aware import infer
 from errseg_jax.pixel_losses import Confusion
+from errseg_jax.sharding import make_mesh
 from errseg_jax.structs import Outputs
 from errseg_jax.train.restore import load, trained_variables
 from errseg_jax.train.stages import plan
@@ -75,17 +83,16 @@ def test_the_fused_scores_are_the_semantic_branch_of_what_follows(stacked):
   np.testing.assert_array_equal(got, np.asarray(out.argmax(-1))[0, :32, :48])
 
 
-def test_the_network_is_frozen_while_its_subnets_learn(stacked, tmp_path):
-  config = load_config(stacked)
-  for order in (("semantic",), ("semantic", "subnets")):
-    config.order = order
-    config.choose.fusions = ("semantic",)
-    whole = trained_variables(config, stacked, build.model(config, 3))
-    if order[-1] == "semantic":
-      before = whole
-  assert "subnets" in whole["params"]
-  assert "subnets" not in before["params"]
-  jax.tree.map(np.testing.assert_array_equal, before["params"]["segmenter"], whole["params"]["segmenter"])
+def test_the_stage_leaves_subnets_and_nothing_else(stacked):
+  manager = ocp.CheckpointManager(stacked / "checkpoints" / "subnets")
+  kinds = {name: ocp.args.StandardRestore() for name in ("state", "result")}
+  found = manager.restore(manager.latest_step(), args=ocp.args.Composite(**kinds))
+  manager.close()
+  assert set(found["result"]["params"]) == {"subnets"}
+  assert not found["result"].get("batch_stats")
+  shapes = sorted(x.shape for x in jax.tree.leaves(found["result"]["params"]))
+  slots = sorted(x.shape for x in jax.tree.leaves(found["state"]["opt_state"]) if x.shape)
+  assert slots == sorted(2 * shapes)
 
 
 def test_metrics_tell_the_network_from_its_subnets(stacked):
@@ -118,16 +125,21 @@ def test_each_subnet_has_the_loss_of_its_own_space():
 
 
 def test_groups_come_from_the_confusion_of_a_given_network(tiny_config, trained, tmp_path):
-  config = with_defaults(
-    tiny_config(order=("subnets",), segmenter__init=str(trained), groups__threshold=1e-6)
-  )
-  if not (trained / "confusion").exists():
-    with pytest.raises(UserError, match="errseg confusion --workdir="):
-      Trainer(config, tmp_path / "run")
-  found = confusion(load_config(trained), trained, "train")
-  assert found["classes"] == ["ground", "wall", "sign"]
+  given = tmp_path / "given"
+  shutil.copytree(trained, given)
+  shutil.rmtree(given / "confusion", ignore_errors=True)
+  config = with_defaults(tiny_config(order=("subnets",), segmenter__init=str(given), groups__threshold=1e-6))
+  with pytest.raises(UserError, match="errseg confusion --workdir="):
+    Trainer(config, tmp_path / "run")
+  confusion(override(load_config(given), ["--config.groups.threshold=1e-6"]), given, "train")
+  found = json.loads((given / "confusion/train.json").read_text())
+  assert found["groups"]
   named = Trainer(config, tmp_path / "run").config.groups.named
-  assert {name for group in named for name in group} <= {"ground", "wall", "sign"}
+  assert [list(group) for group in named] == [group["classes"] for group in found["groups"]]
+  other = config.copy_and_resolve_references()
+  other.data.class_names = ("ground", "wall", "board")
+  with pytest.raises(UserError, match="other classes"):
+    Trainer(other, tmp_path / "run")
   config.groups.threshold = 0.999
   with pytest.raises(UserError, match="lower it"):
     Trainer(config, tmp_path / "run")
@@ -162,6 +174,33 @@ def test_the_network_is_whole_before_anything_learns_from_its_errors(tiny_config
     plan(config)
 
 
+def test_a_network_with_subnets_is_no_start_without_them(tiny_config, stacked, tmp_path):
+  config = with_defaults(tiny_config(segmenter__init=str(stacked), order=("error", "detail")))
+  with pytest.raises(UserError, match="would be left behind"):
+    Trainer(config, tmp_path).run()
+
+
+def test_what_is_counted_is_the_network_without_its_subnets(stacked):
+  config, model, variables = parts(stacked)
+  source = build.dataset(config).source("val")
+  evaluator = make_evaluator(config, make_mesh(1))
+  counts = count_confusion(evaluator, model, variables, source)
+  whole = evaluator.run(make_counter(model, wanted=()), variables, source, Choice()).counts
+  np.testing.assert_array_equal(counts, whole["confusion/base"])
+  assert (counts != whole["confusion/semantic"]).any()
+
+
+def test_until_the_first_count_a_network_from_nothing_learns_by_cross_entropy(tiny_config, tmp_path):
+  pixel = {"name": "confusion", "refresh": 100, "diag": "confusion"}
+  rows = []
+  for name, changes in (("named", {"semantic_loss__pixel": pixel}), ("plain", {})):
+    config = tiny_config(order=("semantic",), stages__semantic__eval_every=0, **changes)
+    Trainer(with_defaults(config), tmp_path / name).run()
+    lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+    rows.append([json.loads(line).get("train/loss") for line in lines])
+  np.testing.assert_allclose(*([x for x in row if x] for row in rows), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
@@ -171,6 +210,23 @@ def test_the_network_is_whole_before_anything_learns_from_its_errors(tiny_config
     ({"groups__named": ((), ("sign", "wall"))}, "group 1 is empty"),
     ({"subnets__rule": "mean"}, "config.subnets.rule"),
     ({"subnets__depth": (1, 2)}, "config.subnets.depth"),
+    ({"subnets__depth": (2.5,)}, "config.subnets.depth"),
+    ({"subnets__dilation": (0,)}, "config.subnets.dilation"),
+    ({"subnets__features": 1}, "config.subnets.features"),
+    ({"subnets__strides": (3,)}, "config.subnets.strides"),
+    ({"subnets__strides": ((4,), (8,))}, "config.subnets.strides"),
+    ({"subnets__strides": ([4], 8)}, "config.subnets.strides"),
+    ({"groups__named": [["ground", "road"]]}, "road"),
+    ({"splits__error_source": "crossfit", "splits__choose": ""}, "exclude each other"),
+    ({"semantic_loss__pixel": {"name": "confusion"}}, "refresh=0"),
+    (
+      {
+        "subnets_loss__pixel": {"name": "confusion", "on": "choose"},
+        "splits__choose": "val",
+        "train__select": "last",
+      },
+      "which is reported",
+    ),
     ({"subnets_loss__pixel": {"name": "median_frequency"}}, "a subnet has its own"),
   ],
 )
