@@ -218,7 +218,7 @@ def confusion_png(
   pairs = top_confusions(confusion, classes, 12)
   lines = [f"{share:5.1f} %  {truth} → {predicted}" for truth, predicted, share in pairs]
   title = "most confused (of the truth's pixels)"
-  figure.text(1.02, 0.85, "\n".join([title, "", *lines]), va="top", fontsize=8)
+  figure.text(0.93, 0.85, "\n".join([title, "", *lines]), va="top", fontsize=8)
   figure.savefig(part, format="png", dpi=150, bbox_inches="tight", facecolor="white")
   os.replace(part, path)
 
