@@ -38,8 +38,6 @@ DETAIL_STEPS, ERROR_STEPS = 1000, 150
 
 
 def get_config(arg=None):
-  if arg:
-    raise UserError(f"unknown argument {arg!r} of this config; it takes none")
   config = default_config()
   config.data = {"name": "folders", "root": "", "class_names": tuple(CLASSES)}
   config.transform.crop_size = (160, 192)
@@ -57,4 +55,10 @@ def get_config(arg=None):
   config.stages.detail = stage(DETAIL_STEPS, 2e-3, ema=0.99)
   config.stages.error = stage(ERROR_STEPS, 1e-3)
   config.stages.control = stage(DETAIL_STEPS + ERROR_STEPS, 5e-4, **semantic)
+  config.stages.subnets = stage(DETAIL_STEPS + ERROR_STEPS, 2e-3, ema=0.99)
+  config.subnets_loss.pixel = {"name": "confusion"}
+  if arg == "subnets":
+    config.order = ("semantic", "subnets")
+  elif arg:
+    raise UserError(f"unknown argument {arg!r} of this config; known: subnets")
   return config

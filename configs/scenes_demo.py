@@ -10,6 +10,7 @@ Expected times and scores: README, "Results".
 """
 
 from errseg_jax.config import default_config, stage
+from errseg_jax.errors import UserError
 
 DETAIL_STEPS, ERROR_STEPS = 500, 200
 
@@ -38,4 +39,12 @@ def get_config(arg=None):
   config.stages.detail = stage(DETAIL_STEPS, 3e-3, batch_size=8)
   config.stages.error = stage(ERROR_STEPS, 2e-3, batch_size=8)
   config.stages.control = stage(DETAIL_STEPS + ERROR_STEPS, 1.5e-3, batch_size=8, weight_decay=1e-4)
+  config.stages.subnets = stage(DETAIL_STEPS + ERROR_STEPS, 2e-3, batch_size=8, ema=0.99)
+  config.subnets_loss.pixel = {"name": "confusion"}
+  if arg == "subnets":
+    config.order = ("semantic", "subnets")
+  elif arg == "stacked":
+    config.order = ("subnets", "detail", "error")
+  elif arg:
+    raise UserError(f"unknown argument {arg!r} of this config; known: subnets, stacked")
   return config

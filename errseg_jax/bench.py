@@ -27,13 +27,14 @@ from errseg_jax.evaluate import hardware
 from errseg_jax.models.error_aware import ErrorAware, infer
 
 AUXILIARY = "segmenter/head/auxiliary"
-GROUPS = ("segmenter/backbone", AUXILIARY, "segmenter/head", "detail", "error")
+GROUPS = ("segmenter/backbone", AUXILIARY, "segmenter/head", "subnets", "detail", "error")
 """Parts of a network; the auxiliary head works in training only, and published counts are without it."""
 WHAT = ("size", "model")
 COUNTS = ("parameters", "multiply_adds")
 ROUNDS = 15  # of one run of each program
 PROGRAMS: dict[str, tuple[str, ...]] = {
   "segmenter": (),
+  "network": (),  # with its subnets
   "error": ("error",),
   "detail": ("detail",),
   "both": ("error", "detail"),
@@ -148,28 +149,31 @@ def model_cost(config: ConfigDict, height: int, width: int) -> dict[str, Any]:
     width: see height.
 
   Returns:
-    {"image_size", "hardware", "groups": {"segmenter" | "error" | "detail": {"parameters", "multiply_adds", "ms",
-    "share"}}, "branches": {same}}. "ms" of the segmenter is the median over the rounds, of a branch the median of what
-    it adds in a round; an error branch that reads the detail branch's logits is charged what it adds to both.
-    "share": percent of the segmenter's time. "branches" are both at once.
+    {"image_size", "hardware", "groups": {"segmenter" | "subnets" | "error" | "detail": {"parameters",
+    "multiply_adds", "ms", "share"}}, "branches": {same}}; "subnets" where the network has some. "ms" of the segmenter
+    is the median over the rounds, of a branch the median of what it adds in a round; an error branch that reads the
+    detail branch's logits is charged what it adds to both. "share": percent of the segmenter's time.
+    "branches" are both at once.
   """
   sizes = size(config, height, width)["groups"]
   groups = {
     name: {key: sum(v[key] for g, v in sizes.items() if g.split("/")[0] == name) for key in COUNTS}
-    for name in ("segmenter", "error", "detail")
+    for name in ("segmenter", "subnets", "error", "detail")
   }
   seconds = times(config, height, width)
-  below = "detail" if config.error_branch.get("prior", "none") == "detail" else "segmenter"
+  below = "detail" if config.error_branch.get("prior", "none") == "detail" else "network"
   full = "both" if below == "detail" else "error"
   added = {
     "error": seconds[full] - seconds[below],
-    "detail": seconds["detail"] - seconds["segmenter"],
-    "branches": seconds["both"] - seconds["segmenter"],
+    "detail": seconds["detail"] - seconds["network"],
+    "branches": seconds["both"] - seconds["network"],
+    "subnets": seconds["network"] - seconds["segmenter"],
   }
   base = float(np.median(seconds["segmenter"]))
   both = {key: groups["error"][key] + groups["detail"][key] for key in COUNTS}
   rows: dict[str, Any] = {"segmenter": groups["segmenter"] | {"ms": 1000 * base, "share": 100.0}}
-  for name, counts in (("error", groups["error"]), ("detail", groups["detail"]), ("branches", both)):
+  parts = (("subnets",) if "subnets" in config.order else ()) + ("error", "detail")
+  for name, counts in (*((part, groups[part]) for part in parts), ("branches", both)):
     value = float(np.median(added[name]))
     rows[name] = counts | {"ms": 1000 * value, "share": 100 * value / base}
   return {
@@ -191,6 +195,10 @@ def times(config: ConfigDict, height: int, width: int) -> dict[str, np.ndarray]:
   shapes = jax.eval_shape(model.init, jax.random.key(0), image)
   variables = jax.device_put(jax.tree.map(lambda leaf: _ordinary(leaf, rng), shapes))
   programs = {name: jax.jit(functools.partial(infer, model, wanted=w)) for name, w in PROGRAMS.items()}
+  if model.subnets is None:
+    del programs["network"]
+  else:
+    programs["segmenter"] = jax.jit(functools.partial(infer, model.clone(subnets=None), wanted=()))
   for program in programs.values():
     jax.block_until_ready(program(variables, image))
   seconds = np.zeros((len(programs), ROUNDS))
@@ -199,7 +207,8 @@ def times(config: ConfigDict, height: int, width: int) -> dict[str, np.ndarray]:
       start = time.perf_counter()
       jax.block_until_ready(program(variables, image))
       seconds[i, k] = time.perf_counter() - start
-  return dict(zip(programs, seconds, strict=True))
+  found = dict(zip(programs, seconds, strict=True))
+  return {"network": found["segmenter"]} | found
 
 
 def _ordinary(leaf: jax.ShapeDtypeStruct, rng: np.random.Generator) -> np.ndarray:

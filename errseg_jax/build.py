@@ -6,29 +6,37 @@ import dataclasses
 import difflib
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from errseg_jax import losses
 from errseg_jax.data import datasets
-from errseg_jax.data.frequencies import class_frequencies
+from errseg_jax.data.class_groups import Groups, resolve
+from errseg_jax.data.frequencies import class_counts, class_frequencies
 from errseg_jax.data.splits import Splits
 from errseg_jax.data.transforms import TrainTransform
 from errseg_jax.errors import UserError
+from errseg_jax.metrics.class_groups import Discovery
 from errseg_jax.models.backbones import BACKBONES
+from errseg_jax.models.confusion_groups import RULES, ConfusionGroups
 from errseg_jax.models.detail_branches import DETAIL_BRANCHES
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.models.error_branch import PRIORS, ErrorBranch
 from errseg_jax.models.heads import HEADS
 from errseg_jax.models.layers import GATES
 from errseg_jax.models.segmenter import Segmenter
+from errseg_jax.pixel_losses import PIXEL_LOSSES, CrossEntropy, InverseFrequency, class_weights
 
 # Fields of losses that are no settings: they follow from the order of the stages and from the stages before.
 COMPUTED = ("max_probability", "calibration")
+LOW_STRIDES = (2, 4, 8, 16)  # that subnets may ask for
 DTYPES = ("float32", "bfloat16", "float64")
+PIXEL_SECTIONS = ("semantic_loss", "subnets_loss", "detail_loss")
+"""Sections with a sub-section `pixel`: the name of a pixel loss and its fields."""
 
 
 def known(value: Any, names, where: str) -> Any:
@@ -78,16 +86,20 @@ def with_defaults(config: ConfigDict) -> ConfigDict:
   So config.json says all that was in force, and every field can be set by a flag.
 
   Raises:
-    UserError: the name of an unknown data set, backbone, head or detail branch.
+    UserError: the name of an unknown data set, backbone, head, detail branch or pixel loss.
   """
-  names = (
+  names = [
     (config.data, datasets.DATASETS, "config.data.name"),
     (config.segmenter.backbone, BACKBONES, "config.segmenter.backbone.name"),
     (config.segmenter.head, HEADS, "config.segmenter.head.name"),
     (config.detail_branch, DETAIL_BRANCHES, "config.detail_branch.name"),
-  )
+  ]
+  for name in PIXEL_SECTIONS:
+    config[name].pixel = pixel_section(config, name)
+    names.append((config[name].pixel, PIXEL_LOSSES, f"config.{name}.pixel.name"))
   sections = [(s, registry[known(s.get("name"), registry, where)]) for s, registry, where in names]
   sections += [
+    (config.subnets, ConfusionGroups),
     (config.error_branch, ErrorBranch),
     (config.semantic_loss, losses.SemanticLoss),
     (config.error_loss, losses.ErrorLoss),
@@ -98,6 +110,18 @@ def with_defaults(config: ConfigDict) -> ConfigDict:
       if key not in section and key not in COMPUTED:
         section[key] = placeholder(float) if value is None else value
   return config
+
+
+def pixel_section(config: ConfigDict, section: str) -> ConfigDict:
+  """The pixel loss of a loss's section; cross-entropy where it names none.
+
+  Raises:
+    UserError: it is no section.
+  """
+  pixel = config[section].get("pixel", ConfigDict({"name": "cross_entropy"}))
+  if not isinstance(pixel, ConfigDict):
+    raise UserError(f"config.{section}.pixel={pixel!r} is no section: write {{'name': {pixel!r}}}")
+  return pixel
 
 
 def dataset(config: ConfigDict) -> datasets.Dataset:
@@ -189,27 +213,72 @@ def model(config: ConfigDict, num_classes: int) -> ErrorAware:
       f"config.detail_branch.features={parts[2].features} and strides={parts[2].strides} must be of one length"
     )
   checked_weights(config, "semantic_loss", num_classes)
-  return ErrorAware(*parts, detail_weights=checked_weights(config, "detail_loss", num_classes))
+  weights = checked_weights(config, "detail_loss", num_classes)
+  return ErrorAware(*parts, detail_weights=weights, subnets=subnets(config, num_classes))
+
+
+def subnets(config: ConfigDict, num_classes: int) -> ConfusionGroups | None:
+  """The subnets of the groups of confused classes; None where no stage trains them.
+
+  Raises:
+    UserError: no group, one that is none of this data set's, or settings that are not one for each group.
+  """
+  if "subnets" not in config.order:
+    return None
+  section = config.subnets.to_dict()
+  groups = named_groups(config)
+  section = {key: as_tuples(value) for key, value in section.items()}
+  known(section.get("rule", "product"), RULES, "config.subnets.rule")
+  if (features := section.get("features", 2)) < 2:
+    raise UserError(f"config.subnets.features={features} must be at least 2")
+  for key in ("depth", "dilation"):
+    values = section.get(key, (1,))
+    if not is_sizes(values) or len(values) not in (1, len(groups)):
+      raise UserError(
+        f"config.subnets.{key}={values} must be (N,) for all groups, or a number for each of {len(groups)}, from 1 on"
+      )
+  strides = section.get("strides", ())
+  each = strides if strides and not is_sizes(strides) else (strides,) * len(groups)
+  if len(each) != len(groups) or not all(is_sizes(own) and set(own) <= set(LOW_STRIDES) for own in each):
+    raise UserError(
+      f"config.subnets.strides={strides} must be of {', '.join(map(str, LOW_STRIDES))}: (4,) for all groups, or "
+      f"((4,),(8,)), a tuple for each of {len(groups)}"
+    )
+  return construct(
+    ConfusionGroups, section, "subnets", dtype=config.dtype, num_classes=num_classes, groups=groups
+  )
+
+
+def as_tuples(value: Any) -> Any:
+  """Lists and what is in them as tuples."""
+  return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def is_sizes(values: Any) -> bool:
+  """A tuple of whole numbers from 1 on."""
+  return isinstance(values, tuple) and all(type(value) is int and value >= 1 for value in values)
 
 
 def checked_weights(config: ConfigDict, section: str, num_classes: int) -> tuple[float, ...]:
-  """The class weights of a loss; () without.
+  """The class weights of a loss, its own or those of its pixel loss; () without.
 
   Raises:
     UserError: they are not one positive number for each class.
   """
-  weights = tuple(config[section].get("class_weights", ()))
-  if weights and len(weights) != num_classes:
-    raise UserError(f"config.{section}.class_weights has {len(weights)} numbers for {num_classes} classes")
-  if not all(0 < weight < math.inf for weight in weights):
-    raise UserError(
-      f"config.{section}.class_weights={weights} must be positive: to leave a class out map it to 255"
-    )
-  return weights
+  given = tuple(config[section].get("class_weights", ()))
+  counted = tuple(pixel_section(config, section).get("class_weights", ()))
+  for weights, where in ((given, section), (counted, f"{section}.pixel")):
+    if weights and len(weights) != num_classes:
+      raise UserError(f"config.{where}.class_weights has {len(weights)} numbers for {num_classes} classes")
+    if not all(0 < weight < math.inf for weight in weights):
+      raise UserError(
+        f"config.{where}.class_weights={weights} must be positive: to leave a class out map it to 255"
+      )
+  return given or counted
 
 
 def with_class_weights(config: ConfigDict, sources: Mapping[str, Any], num_classes: int) -> ConfigDict:
-  """A copy whose losses name the class weights that their `balance` asks for, so config.json holds them.
+  """A copy whose losses name the class weights that `balance` or a pixel loss asks for, so config.json holds them.
 
   Weights given by hand stay.
 
@@ -217,23 +286,80 @@ def with_class_weights(config: ConfigDict, sources: Mapping[str, Any], num_class
     config: of the run.
     sources: of `Splits.sources`; the labels of each loss's own training images are counted.
     num_classes: C.
+
+  Raises:
+    UserError: an unknown pixel loss, or one that weighs classes beside weights or a balance.
   """
   config = config.copy_and_resolve_references()
   users = (
-    (config.semantic_loss, {"semantic", "control"}, "semantic"),
-    (config.detail_loss, {"detail"}, "branches"),
+    ("semantic_loss", {"semantic", "finetune", "control"}, "semantic"),
+    ("detail_loss", {"detail"}, "branches"),
   )
-  for section, stages, source in users:
-    if section.get("balance", 0.0) and not section.get("class_weights", ()) and stages & set(config.order):
-      shares = class_frequencies(sources[source], num_classes)
-      section.class_weights = losses.class_weights(shares, section.balance)
+  for name, stages, source in users:
+    if not stages & set(config.order):
+      continue
+    section, pixel = config[name], pixel_loss(config, name)
+    balance, given = section.get("balance", 0.0), section.get("class_weights", ())
+    losses.check_weighed_once(pixel, balance, given, name)
+    if balance and not given:
+      section.class_weights = class_weights(class_frequencies(sources[source], num_classes), balance)
+    if isinstance(pixel, InverseFrequency) and not pixel.class_weights:
+      section.pixel.class_weights = pixel.counted(class_counts(sources[source], num_classes))
   return config
 
 
+def pixel_loss(config: ConfigDict, section: str) -> CrossEntropy:
+  """The pixel loss of a loss's section.
+
+  Raises:
+    UserError: an unknown name, key or value.
+  """
+  where, fields = f"{section}.pixel", pixel_section(config, section).to_dict()
+  cls = PIXEL_LOSSES[known(fields.pop("name", None), PIXEL_LOSSES, f"config.{where}.name")]
+  return construct(cls, fields, where)
+
+
+def with_pixel_loss(cls: type, config: ConfigDict, section: str, **extra: Any) -> Any:
+  """A loss from its section, with the pixel loss that the section names."""
+  fields = {key: value for key, value in config[section].items() if key != "pixel"}
+  return construct(cls, fields, section, pixel=pixel_loss(config, section), **extra)
+
+
+def named_groups(config: ConfigDict) -> Groups:
+  """The groups of confused classes that a config names.
+
+  Raises:
+    UserError: it names none, or one that is none of this data set's.
+  """
+  if not config.groups.named:
+    raise UserError(
+      "config.groups.named is empty: name tuples of classes, or take those that a trained network confuses: "
+      "errseg confusion --workdir=W, then --config.segmenter.init=W"
+    )
+  return resolve(config.groups.named, dataset(config).info.classes)
+
+
+def group_finder(config: ConfigDict, classes: Sequence[str]) -> Callable[[np.ndarray], Groups]:
+  """(confusion matrix [C, C]) -> groups of confused classes: those that the config names, or those that are found.
+
+  Raises:
+    UserError: an unknown class or method, a number out of range, or groups that are none.
+  """
+  section = config.groups.to_dict()
+  named = section.pop("named")
+  discovery = construct(Discovery, section, "groups")
+  if not named:
+    return discovery
+  groups = resolve(named, classes)
+  return lambda counts: groups
+
+
 def loss(config: ConfigDict, stage: str) -> Any:
-  """The loss of a stage: a function of (Outputs, label)."""
-  if stage in ("semantic", "control"):
-    return construct(losses.SemanticLoss, config.semantic_loss, "semantic_loss")
+  """The loss of a stage: a function of (Outputs, label); of a confusion matrix too where its `pixel` wants one."""
+  if stage in ("semantic", "finetune", "control"):
+    return with_pixel_loss(losses.SemanticLoss, config, "semantic_loss")
+  if stage == "subnets":
+    return with_pixel_loss(losses.SubnetsLoss, config, "subnets_loss", groups=named_groups(config))
   if stage == "error":
     known(config.error_loss.get("target", "error"), losses.TARGETS, "config.error_loss.target")
     return construct(losses.ErrorLoss, config.error_loss, "error_loss")
@@ -245,4 +371,4 @@ def loss(config: ConfigDict, stage: str) -> Any:
     )
   order = tuple(config.order)
   first = "error" not in order or order.index("detail") < order.index("error")
-  return construct(losses.DetailLoss, config.detail_loss, "detail_loss", max_probability=first)
+  return with_pixel_loss(losses.DetailLoss, config, "detail_loss", max_probability=first)

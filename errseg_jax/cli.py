@@ -86,6 +86,16 @@ def label_issues(args: argparse.Namespace) -> int:
   return 0
 
 
+def confusion(args: argparse.Namespace) -> int:
+  """Count which classes a trained network takes for which, and find the groups that it confuses: JSON and a plot."""
+  config = workdir_config(args)
+  prepare(config)
+  from errseg_jax.confusion import confusion as run
+
+  run(config, workdir(args), args.split or "train", args.json)
+  return 0
+
+
 def ablate(args: argparse.Namespace) -> int:
   """Train and score the alternatives on the data at hand: ablation.json, tables, plots; a killed one goes on."""
   config = required_config(args)
@@ -157,6 +167,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
   "predict": predict,
   "report": report,
   "label-issues": label_issues,
+  "confusion": confusion,
   "ablate": ablate,
   "data check": data_check,
   "convert": convert,
@@ -169,6 +180,7 @@ OWN_FLAGS = {
   "predict": {"--workdir", "--output"},
   "report": {"--workdir"},
   "label-issues": {"--workdir", "--split", "--top", "--out", "--by"},
+  "confusion": {"--workdir", "--split", "--json"},
   "ablate": {"--config", "--workdir", "--rows", "--seeds"},
   "data check": {"--config", "--split"},
   "convert": {"--from", "--weights", "--out", "--drop"},
@@ -178,7 +190,8 @@ OWN_FLAGS = {
 FLAG_HELP = {
   "--config": "FILE[:arg] of an experiment, as configs/scenes_demo.py",
   "--workdir": "folder of the run",
-  "--split": "split to read; by default the one that is reported (label-issues: that trains; data check: all)",
+  "--split": "split to read; by default the one that is reported (label-issues: that trains; data check: all); "
+  "confusion: train (default) and choose are the images that the semantic network was trained and chosen on",
   "--scores": "further error scores, which cost further passes: mc_dropout,tta or one of them",
   "--confidnet": "error detection by ConfidNet's convention too: void is an error",
   "--output": "folder for the results; by default WORKDIR/predictions",
@@ -190,7 +203,7 @@ FLAG_HELP = {
   "--drop": "head: keep the backbone alone, for another number of classes; class0: the first class, where it is void",
   "--what": "size: parameters and multiply-adds of each part, the default; model: those and the time of each branch",
   "--size": "HEIGHTxWIDTH of the image in pixels; by default 513x513",
-  "--rows": "names of rows with commas between; by default all of them",
+  "--rows": "names of rows, or a family (correction, confusion), with commas between; by default correction",
   "--seeds": "how many, from the config's seed on; by default 3",
   "--json": "print one JSON object in place of a table",
 }

@@ -91,15 +91,29 @@ def default_config() -> ConfigDict:
 
   config.error_branch = ConfigDict({"prior": "detail"})  # fields of models.error_branch.ErrorBranch
   config.detail_branch = ConfigDict({"name": "detail", "residual": True})  # of models.detail_branches
-  config.semantic_loss = ConfigDict()  # of losses.SemanticLoss
+  config.subnets = ConfigDict()  # of models.confusion_groups.ConfusionGroups, for the groups of config.groups
+  # Of losses.SemanticLoss. `pixel`: a loss of pixel_losses.PIXEL_LOSSES by name, and its fields.
+  config.semantic_loss = ConfigDict({"pixel": {"name": "cross_entropy"}})
+  config.subnets_loss = ConfigDict({"pixel": {"name": "confusion"}})  # of losses.SubnetsLoss
   # Of losses.ErrorLoss. Every pixel counts alike, so that P_ep is a probability from the start.
   config.error_loss = ConfigDict({"w1": 1.0, "w2": 1.0, "w3": 1.0})
   # Of losses.DetailLoss. Balance and Jaccard loss find rare classes; `choose` takes back what of the balance harms.
   config.detail_loss = ConfigDict({"weights": "soft", "balance": 0.5, "jaccard": 2.0})
+  config.detail_loss.pixel = {"name": "cross_entropy"}
 
-  config.order = ("semantic", "detail", "error")  # stages that train, in order; "control" may follow
+  # Groups of classes that the semantic network confuses, found in its confusion matrix (`errseg confusion`).
+  config.groups = ConfigDict()
+  config.groups.named = ()  # by hand: (("car", "truck"), ...) or ("cityscapes",), ("voc",); (): found, as follows
+  config.groups.method = "components"  # or "hierarchical", "spectral" (metrics.class_groups.Discovery)
+  config.groups.threshold = 0.1  # share of a class's pixels, mean of both directions: confused from there on
+  config.groups.max_groups = 3  # the most confused are kept
+
+  # Stages that train, in order. "subnets" go before the branches, "finetune" before those; "control" may follow.
+  config.order = ("semantic", "detail", "error")
   config.stages = ConfigDict()
   config.stages.semantic = stage(40_000, 1e-3)
+  config.stages.finetune = stage(40_000, 5e-4)  # a given network, trained on
+  config.stages.subnets = stage(40_000, 1e-3)
   config.stages.error = stage(60_000, 1e-3)
   config.stages.detail = stage(90_000, 1e-3)
   # The semantic network trained on for as many steps as both branches took, for comparison only.
@@ -116,6 +130,9 @@ def default_config() -> ConfigDict:
   return config
 
 
+PAPER_ORDER = ("semantic", "finetune", "subnets", "error", "detail", "control")
+
+
 def paper(config: ConfigDict) -> ConfigDict:
   """Sets branches, losses and fusion to P0 as published (Gong et al. 2021)."""
   config.splits.error_source = "train"
@@ -125,9 +142,10 @@ def paper(config: ConfigDict) -> ConfigDict:
   config.error_loss.w1, config.error_loss.w2, config.error_loss.rho = 1.0, 1.5, 0.95
   config.detail_loss.weights, config.detail_loss.t, config.detail_loss.balance = "mask", 0.7, 0.0
   config.detail_loss.jaccard, config.detail_loss.class_weights = 0.0, ()
+  config.detail_loss.pixel = {"name": "cross_entropy"}
   config.error_loss.w3, config.error_loss.w3_min = placeholder(float), 0.001
   config.detail_branch.encoder = "missing"
-  config.order = tuple(s for s in ("semantic", "error", "detail", "control") if s in config.order)
+  config.order = tuple(s for s in PAPER_ORDER if s in config.order)
   config.choose.calibration = "none"
   config.choose.fusions = ("mask",)
   config.choose.thresholds = (0.7,)
@@ -147,11 +165,12 @@ def runlocal(config: ConfigDict) -> ConfigDict:
 
   A semantic stage comes first, from random weights, so that no published weights are needed.
   """
-  config.order = ("semantic", *config.order)
+  config.order = ("semantic", *(name for name in config.order if name != "semantic"))
   config.transform.crop_size = (65, 65)
   config.loader.threads = 1
   config.error_branch.features = 8
   config.detail_branch.features = (8, 8, 8)
+  config.subnets.features = 8
   for name in config.order:
     config.stages[name].steps, config.stages[name].batch_size = 4, 2
   return config

@@ -19,9 +19,11 @@ FREE = (
   "data",
   "segmenter.backbone",
   "segmenter.head",
+  "subnets",
   "error_branch",
   "detail_branch",
   "semantic_loss",
+  "subnets_loss",
   "error_loss",
   "detail_loss",
 )
@@ -83,10 +85,12 @@ def check_keys(config: ConfigDict, default: ConfigDict, where: str = "") -> None
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
   """Sets `--config.a.b=value` keys that exist, to values of their type.
 
+  Another pixel loss brings keys of its own: it is named first, wherever its flag stands.
+
   Raises:
     UserError: as `load`.
   """
-  for word in overrides:
+  for word in sorted(overrides, key=lambda word: ".pixel.name=" not in word):
     key, given, text = word.removeprefix("--config.").partition("=")
     if not given:
       raise UserError(f"{word}: write --config.{key}=VALUE")
@@ -104,6 +108,10 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     except (ValueError, TypeError):
       kind = section.get_type(last).__name__
       raise UserError(f"{word}: config.{key} is of type {kind} ({old!r} by default)") from None
+    if path[-1:] == ["pixel"] and last == "name" and section.name != old:
+      for other in [k for k in section if k != "name"]:
+        del section[other]
+      with_defaults(config)
   check_numbers(config)
   return config
 

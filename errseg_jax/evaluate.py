@@ -143,7 +143,7 @@ def control_scores(
   evaluator: Evaluator, model: ErrorAware, control: Any, source: Any, info: DatasetInfo
 ) -> dict[str, Any]:
   """Scores of the network that was trained on."""
-  counts = evaluator.run(make_counter(model, wanted=()), control, source, Choice()).counts
+  counts = evaluator.run(make_counter(model.clone(subnets=None), wanted=()), control, source, Choice()).counts
   return segmentation_scores(counts["confusion/semantic"], info.classes)
 
 
@@ -168,9 +168,9 @@ def confidnet_results(evaluator: Evaluator, model: ErrorAware, variables: Any, p
 
 
 def segmentation_results(totals: Totals, info: DatasetInfo) -> dict[str, Any]:
-  """ "semantic", "detail", "fused": scores from their confusion matrices; boundary IoU where counted."""
+  """Scores from the confusion matrices, without the subnets ("base") too; boundary IoU where counted."""
   out: dict[str, Any] = {}
-  for name in ("semantic", "detail", "fused"):
+  for name in ("base", "semantic", "detail", "fused"):
     if f"confusion/{name}" in totals.counts:
       out[name] = segmentation_scores(totals.counts[f"confusion/{name}"], info.classes)
     if f"boundary/{name}" in totals.counts:
@@ -262,20 +262,25 @@ def hardware() -> dict[str, Any]:
 def speed(model, variables, evaluator, source, branches: tuple[str, ...]) -> dict[str, Any]:
   """Milliseconds per image of the semantic network and of each branch on top, median of 5 batches."""
   batch, _ = next(evaluator.batches(source))
+  runs = {"semantic": (model, ())} | {
+    name: (model, (name,)) for name in ("error", "detail") if name in branches
+  }
+  if model.subnets is not None:
+    runs["base"] = (model.clone(subnets=None), ())
   rows: dict[str, float] = {}
-  for wanted in ((), ("error",), ("detail",)):
-    if wanted and wanted[0] not in branches:
-      continue
-    run = jax.jit(functools.partial(infer, model, wanted=wanted))
+  for name, (network, wanted) in runs.items():
+    run = jax.jit(functools.partial(infer, network, wanted=wanted))
     jax.block_until_ready(run(variables, batch.image))
     times = []
     for _ in range(5):
       start = time.perf_counter()
       jax.block_until_ready(run(variables, batch.image))
       times.append(time.perf_counter() - start)
-    rows[wanted[0] if wanted else "semantic"] = 1000 * statistics.median(times) / batch.image.shape[0]
+    rows[name] = 1000 * statistics.median(times) / batch.image.shape[0]
   base = rows["semantic"]
   out: dict[str, Any] = {"semantic_ms": base}
+  if "base" in rows:
+    out["subnets_ms"] = max(0.0, base - rows["base"])
   # With prior "detail" the error branch runs the detail branch too: its own cost is what it adds to that.
   below = rows.get("detail", base) if model.error.prior == "detail" else base
   if "error" in rows:
@@ -324,7 +329,7 @@ def print_results(results: dict[str, Any]) -> None:
   names = ("mIoU", "aAcc", "mAcc", "mDice", "mBIoU")
   for column in ("", *names):
     table.add_column(column, justify="right" if column else "left")
-  for system in ("semantic", "control", "detail", "fused"):
+  for system in ("base", "semantic", "control", "detail", "fused"):
     if system in results:
       table.add_row(system, *(_number(results[system].get(n)) for n in names))
   console.print(table)

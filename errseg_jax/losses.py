@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,69 +16,24 @@ import numpy as np
 
 from errseg_jax.errors import UserError
 from errseg_jax.metrics.calibration import IDENTITY, Calibration, calibrated
+from errseg_jax.metrics.class_groups import aggregated, row_normalised
+from errseg_jax.models.confusion_groups import group_label
 from errseg_jax.models.error_branch import max_probability_logit
+from errseg_jax.pixel_losses import (
+  PLAIN,
+  CrossEntropy,
+  InverseFrequency,
+  hardest,
+  label_weights,
+  pixel_cross_entropy,
+  weighted_mean,
+)
 from errseg_jax.structs import IGNORE, Outputs
-
-
-def weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
-  """sum(values * weights) / max(sum(weights), 1)."""
-  return (values * weights).sum() / jnp.maximum(weights.sum(), 1.0)
-
-
-def pixel_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
-  """-log softmax(logits)[label] per pixel; 0 where the label is 255.
-
-  Args:
-    logits: [..., C].
-    label: uint8 [...].
-  """
-  valid = label != IGNORE
-  safe = jnp.where(valid, label, 0).astype(jnp.int32)
-  picked = jnp.take_along_axis(logits, safe[..., None], -1)[..., 0]
-  return jnp.where(valid, jax.nn.logsumexp(logits, -1) - picked, 0.0)
-
-
-def class_weights(frequencies: np.ndarray, power: float) -> tuple[float, ...]:
-  """Weights that lift rare classes: (median frequency / frequency)^power, 1 for a pixel on average.
-
-  power 1 is median frequency balancing (Eigen and Fergus, ICCV 2015), 0 weighs every class alike. A class without
-  a pixel gets the largest weight of the others.
-
-  Args:
-    frequencies: share of each class among the labelled pixels, [C].
-    power: 0..1.
-  """
-  shares = np.asarray(frequencies, np.float64)
-  present = shares[shares > 0]
-  if not len(present):
-    return (1.0,) * len(shares)
-  weights = (np.median(present) / np.maximum(shares, present.min())) ** power
-  return tuple(float(w) for w in weights / (weights * shares).sum())
-
-
-def label_weights(label: jax.Array, weights: tuple[float, ...], dtype: Any) -> jax.Array:
-  """The weight of each pixel's class, 1 without weights; 0 where the label is 255."""
-  valid = label != IGNORE
-  if not weights:
-    return valid.astype(dtype)
-  return valid * jnp.asarray(weights, dtype)[jnp.where(valid, label, 0)]
 
 
 def error_target(semantic: jax.Array, label: jax.Array) -> jax.Array:
   """M_err of Eq. 1: True where argmax of the frozen logits [..., C] is not the label; False where ignored."""
   return (semantic.argmax(-1) != label) & (label != IGNORE)
-
-
-def hardest(loss: jax.Array, label: jax.Array, share: float) -> jax.Array:
-  """True for the `share` of each image's valid pixels with the largest loss, [B, H, W]; equal ones go together.
-
-  By image, so that it does not matter which images a device holds.
-  """
-  flat = jax.lax.stop_gradient(jnp.where(label == IGNORE, -jnp.inf, loss)).reshape(len(loss), -1)
-  count = jnp.ceil(share * (label != IGNORE).sum((1, 2))).astype(jnp.int32)
-  ranked = -jnp.sort(-flat, -1)
-  last = jnp.take_along_axis(ranked, jnp.maximum(count - 1, 0)[:, None], -1)
-  return (flat >= last).reshape(loss.shape) & (label != IGNORE)
 
 
 def jaccard_loss(logits: jax.Array, label: jax.Array) -> jax.Array:
@@ -120,41 +75,98 @@ def check_balance(balance: float, section: str) -> None:
     UserError: it is not in 0..1.
   """
   if not 0 <= balance <= 1:
-    raise UserError(f"{section}.balance={balance} must be between 0 (off) and 1 (median frequency)")
+    raise UserError(f"{section}.balance={balance} must be between 0 (off) and 1 (inverse frequency)")
+
+
+def check_weighed_once(pixel: CrossEntropy, balance: float, weights: tuple[float, ...], section: str) -> None:
+  """Refuses class weights from two sides.
+
+  Raises:
+    UserError: the pixel loss brings its own, and there is a balance or weights by hand.
+  """
+  if isinstance(pixel, InverseFrequency) and (balance or weights):
+    raise UserError(
+      f"{section}.pixel weighs classes by their frequency, and so do {section}.balance={balance} and "
+      f"class_weights={weights}: set balance to 0 and class_weights to (), or take another pixel loss"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class SemanticLoss:
-  """Mean cross-entropy of the semantic branch over valid pixels.
+  """Mean pixel loss of the semantic branch over valid pixels.
 
   Attributes:
     balance: power of `class_weights`, which then come from the training labels; 0 = off.
     class_weights: weight of each class; () = none.
-    jaccard: weight of `jaccard_loss` beside the cross-entropy; 0 = off.
+    jaccard: weight of `jaccard_loss` beside the pixel loss; 0 = off.
     auxiliary_weight: of the same loss on an auxiliary head's logits, where the network has one (0.4 in PSPNet).
+    pixel: what a pixel costs and which count; one of `PIXEL_LOSSES`.
   """
 
   balance: float = 0.0
   class_weights: tuple[float, ...] = ()
   jaccard: float = 0.0
   auxiliary_weight: float = 0.4
+  pixel: CrossEntropy = PLAIN
 
   def __post_init__(self):
     check_balance(self.balance, "semantic_loss")
+    check_weighed_once(self.pixel, self.balance, self.class_weights, "semantic_loss")
     check_jaccard(self.jaccard, "semantic_loss")
     if self.auxiliary_weight < 0:
       raise UserError(f"semantic_loss.auxiliary_weight={self.auxiliary_weight} must be at least 0")
 
-  def __call__(self, outputs: Outputs, label: jax.Array) -> jax.Array:
-    loss = with_jaccard(self.cross_entropy(outputs.semantic, label), outputs.semantic, label, self.jaccard)
+  def __call__(self, outputs: Outputs, label: jax.Array, confusion: jax.Array | None = None) -> jax.Array:
+    """The loss; `confusion` [C, C] where the pixel loss wants it."""
+    loss = self.pixel_loss(outputs.semantic, label, confusion)
+    loss = with_jaccard(loss, outputs.semantic, label, self.jaccard)
     if outputs.auxiliary is None:
       return loss
-    return loss + self.auxiliary_weight * self.cross_entropy(outputs.auxiliary, label)
+    return loss + self.auxiliary_weight * self.pixel_loss(outputs.auxiliary, label, confusion)
 
-  def cross_entropy(self, logits: jax.Array, label: jax.Array) -> jax.Array:
-    """Mean over the valid pixels for logits [B, H, W, C], label [B, H, W]."""
-    loss = pixel_cross_entropy(logits, label)
-    return weighted_mean(loss, label_weights(label, self.class_weights, loss.dtype))
+  def matrices(self, counts: np.ndarray) -> np.ndarray:
+    """What `confusion` is for pixels counted by truth and label, [C, C]."""
+    return row_normalised(counts).astype(np.float32)
+
+  def pixel_loss(self, logits: jax.Array, label: jax.Array, confusion: jax.Array | None) -> jax.Array:
+    """Mean over the pixels that count for logits [B, H, W, C], label [B, H, W]."""
+    values = self.pixel.values(logits, label, confusion)
+    given = label_weights(label, self.class_weights, values.dtype)
+    return weighted_mean(values, given * self.pixel.pixel_weights(values, label))
+
+
+@dataclasses.dataclass(frozen=True)
+class SubnetsLoss:
+  """Sum of the subnets' losses, each in its own output space (P1).
+
+  Attributes:
+    groups: class indices of each group.
+    pixel: what a pixel costs and which count; one of `PIXEL_LOSSES` that weighs no class of the data set.
+  """
+
+  groups: tuple[tuple[int, ...], ...]
+  pixel: CrossEntropy = PLAIN
+
+  def __post_init__(self):
+    if isinstance(self.pixel, InverseFrequency):
+      raise UserError(
+        "subnets_loss.pixel weighs the classes of the data set, and a subnet has its own: take another"
+      )
+
+  def __call__(
+    self, outputs: Outputs, label: jax.Array, confusion: Sequence[jax.Array] | None = None
+  ) -> jax.Array:
+    """The loss; `confusion`: [K_g + 1, K_g + 1] of each group where the pixel loss wants it."""
+    losses = []
+    for number, (logits, group) in enumerate(zip(outputs.subnets, self.groups, strict=True)):
+      own = group_label(label, group)
+      values = self.pixel.values(logits, own, None if confusion is None else confusion[number])
+      losses.append(weighted_mean(values, self.pixel.pixel_weights(values, own)))
+    return jnp.stack(losses).sum()
+
+  def matrices(self, counts: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What `confusion` is for pixels counted by truth and label, [C, C]."""
+    return tuple(row_normalised(aggregated(counts, group)).astype(np.float32) for group in self.groups)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +230,7 @@ class ErrorLoss:
 
 @dataclasses.dataclass(frozen=True)
 class DetailLoss:
-  """L_db (P0, Eq. 3): cross-entropy of the detail branch where the frozen network is likely wrong.
+  """L_db (P0, Eq. 3): pixel loss of the detail branch where the frozen network is likely wrong.
 
   Where the detail stage runs before the error stage, 1 - max P_sb stands in for P_ep.
 
@@ -229,12 +241,13 @@ class DetailLoss:
     t: threshold of "mask".
     k: strength of "soft".
     share: of "rank", 0..1.
-    jaccard: weight of `jaccard_loss` beside the cross-entropy; 0 = off, as published.
+    jaccard: weight of `jaccard_loss` beside the pixel loss; 0 = off, as published.
     balance: power of `class_weights`, which then come from the training labels; 0 = off, as published. What a
       network misses most are rare classes.
     class_weights: weight of each class; () = none.
     max_probability: take 1 - max P_sb in place of P_ep.
     calibration: of the error logit; the identity leaves P_ep raw, as published.
+    pixel: what a pixel costs and which count; one of `PIXEL_LOSSES`. Cross-entropy as published.
   """
 
   weights: str = "mask"
@@ -246,41 +259,55 @@ class DetailLoss:
   class_weights: tuple[float, ...] = ()
   max_probability: bool = False
   calibration: Calibration = IDENTITY
+  pixel: CrossEntropy = PLAIN
 
   def __post_init__(self):
     check_balance(self.balance, "detail_loss")
+    check_weighed_once(self.pixel, self.balance, self.class_weights, "detail_loss")
     if not 0 < self.share <= 1:
       raise UserError(f"detail_loss.share={self.share} must be above 0 and at most 1")
     check_jaccard(self.jaccard, "detail_loss")
     if self.jaccard and self.weights == "cascade":
       raise UserError("detail_loss.jaccard must be 0 with detail_loss.weights='cascade': it knows no stages")
 
-  def __call__(self, outputs: Outputs, label: jax.Array) -> jax.Array:
+  def __call__(self, outputs: Outputs, label: jax.Array, confusion: jax.Array | None = None) -> jax.Array:
+    """The loss; `confusion` [C, C] where the pixel loss wants it."""
     if self.weights == "cascade":
-      return self.cascade(outputs, label)
-    loss = pixel_cross_entropy(outputs.detail, label)
-    loss = weighted_mean(loss, self.pixel_weights(outputs, label).astype(loss.dtype))
+      return self.cascade(outputs, label, confusion)
+    values = self.pixel.values(outputs.detail, label, confusion)
+    loss = weighted_mean(values, self.pixel_weights(outputs, label, values))
     return with_jaccard(loss, outputs.detail, label, self.jaccard)
 
-  def cascade(self, outputs: Outputs, label: jax.Array) -> jax.Array:
-    """Sum over the decoders of the mean cross-entropy on the pixels that reach them."""
-    given = label_weights(label, self.class_weights, outputs.semantic.dtype)
-    losses = [weighted_mean(pixel_cross_entropy(z, label), given * reached) for z, reached in outputs.stages]
+  def matrices(self, counts: np.ndarray) -> np.ndarray:
+    """What `confusion` is for pixels counted by truth and label, [C, C]."""
+    return row_normalised(counts).astype(np.float32)
+
+  def cascade(self, outputs: Outputs, label: jax.Array, confusion: jax.Array | None) -> jax.Array:
+    """Sum over the decoders of the mean pixel loss on the pixels that reach them."""
+    losses = []
+    for logits, reached in outputs.stages:
+      values = self.pixel.values(logits, label, confusion)
+      losses.append(weighted_mean(values, self.given_weights(values, label) * reached))
     return jnp.stack(losses).sum()
 
-  def pixel_weights(self, outputs: Outputs, label: jax.Array) -> jax.Array:
-    """Weight of each pixel [B, H, W]; no gradient flows through it."""
-    given = label_weights(label, self.class_weights, outputs.semantic.dtype)
+  def given_weights(self, values: jax.Array, label: jax.Array) -> jax.Array:
+    """Weight of each pixel by its class and by the pixel loss, [B, H, W]."""
+    by_class = label_weights(label, self.class_weights, values.dtype)
+    return by_class * self.pixel.pixel_weights(values, label)
+
+  def pixel_weights(self, outputs: Outputs, label: jax.Array, values: jax.Array) -> jax.Array:
+    """Weight of each pixel [B, H, W], of pixel loss `values`; no gradient flows through it."""
+    given = self.given_weights(values, label)
     if self.weights == "all":
       return given
     if self.weights == "rank":
-      return given * hardest(pixel_cross_entropy(outputs.detail, label), label, self.share)
+      return given * hardest(values, label, self.share)
     if self.max_probability or outputs.error is None:
       logit = max_probability_logit(outputs.semantic)
     else:
       logit = calibrated(outputs.error, self.calibration.arrays())
     p = jax.lax.stop_gradient(jax.nn.sigmoid(logit))
-    return given * ((p > self.t) if self.weights == "mask" else 1.0 + self.k * p)
+    return given * ((p > self.t) if self.weights == "mask" else 1.0 + self.k * p).astype(values.dtype)
 
 
 WEIGHTS = ("mask", "soft", "all", "rank", "cascade")

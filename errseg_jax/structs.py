@@ -75,12 +75,14 @@ class Outputs:
   """What a forward pass gives, at the label's size, as logits; a branch that did not run is None.
 
   Attributes:
-    semantic: float32 [B, H, W, C], logits of the frozen network.
+    semantic: float32 [B, H, W, C], logits of the frozen network, with its subnets where it has some.
     error: float32 [B, H, W], logit of P(semantic label is wrong).
     detail: float32 [B, H, W, C], logits of the detail branch.
     auxiliary: float32 [B, H, W, C], logits of the segmenter's auxiliary head, in its training only.
     stages: of a detail branch that is a cascade, in its training only: (logits [B, H, W, C], bool [B, H, W]: the
       pixel reached it) of each decoder.
+    base: float32 [B, H, W, C], logits of the network without its subnets; None where it has none.
+    subnets: float32 [B, H, W, K_g + 1] of each subnet, in their training only.
   """
 
   semantic: jax.Array
@@ -88,6 +90,8 @@ class Outputs:
   detail: Any = None
   auxiliary: Any = None
   stages: Any = ()
+  base: Any = None
+  subnets: Any = ()
 
 
 @struct.dataclass

@@ -77,7 +77,8 @@ def make_config(root: pathlib.Path, **changes):
   config.error_branch = {"prior": "msp", "features": 8}
   config.detail_branch.features = (8, 8, 8)
   config.detail_branch.dropout = 0.1
-  for name in ("semantic", "error", "detail", "control"):
+  config.subnets.features = 8
+  for name in ("semantic", "finetune", "subnets", "error", "detail", "control"):
     config.stages[name] = configs.stage(4, 3e-3, save_every=3, eval_every=2)
   config.train.log_every = 2
   for key, value in changes.items():

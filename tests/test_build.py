@@ -4,7 +4,8 @@ import pytest
 from errseg_jax import build
 from errseg_jax.config import default_config, paper
 from errseg_jax.errors import UserError
-from errseg_jax.losses import DetailLoss, ErrorLoss, SemanticLoss, class_weights
+from errseg_jax.losses import DetailLoss, ErrorLoss, SemanticLoss
+from errseg_jax.pixel_losses import class_weights
 
 
 def refused(call, *words):

@@ -106,6 +106,7 @@ def test_unknown_words_are_refused_with_the_near_name(refused, config_file):
     ("--config.splits.choose=val", ("splits.choose='val'", "reported", "train.select='last'")),
     ("--config.splits.choose=train", ("splits.choose='train'", "training split")),
     ("--config.detail_loss.balance=2.0", ("detail_loss.balance=2.0", "between 0")),
+    ("--config.detail_loss.pixel.name=focall", ("detail_loss.pixel.name='focall'", "did you mean 'focal'")),
     ("--config.splits.error_source=test", ("train, holdout",)),
     ("--config.num_devices=3", ("batch_size=8", "3 devices")),
     ("--config.error_loss.w2=x", ("error_loss",)),

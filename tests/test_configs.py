@@ -12,9 +12,11 @@ from PIL import Image
 from errseg_jax import build
 from errseg_jax.cli import main
 from errseg_jax.config_flags import load
+from errseg_jax.data.class_groups import PUBLISHED
 from errseg_jax.errors import UserError
 from errseg_jax.models.backbones import resnet, xception
 from errseg_jax.models.heads import deeplabv3plus_rules, dpc_rules, pspnet_rules
+from errseg_jax.pixel_losses import Confusion
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 # name: data set, crop of the paper, fields of the published head
@@ -25,6 +27,12 @@ CONFIGS = {
   "ade20k_xception65_error_detail": ("ade20k", 513, deeplabv3plus_rules.FIELDS["tf"]),
 }
 COUNTS = {"train": 4, "val": 4}
+# P1's: data set, published groups, epochs and images of the paper
+SUBNETS = {
+  "cityscapes_resnet101_subnets": ("cityscapes", "cityscapes", 100, 2975),
+  "cityscapes_wrn38_subnets": ("cityscapes", "cityscapes", 100, 2975),
+  "voc_resnet101_subnets": ("folders", "voc", 80, 10582),
+}
 
 
 def sample(rng):
@@ -104,6 +112,43 @@ def test_paper_is_p0_as_published(name):
   assert build.loss(config, "error") == build.losses.ErrorLoss(w1=1.0, w2=1.5, rho=0.95)
   assert build.loss(config, "detail") == build.losses.DetailLoss("mask", 0.7)
   assert (config.choose.fusions, config.choose.thresholds) == (("mask",), (0.7,))
+
+
+@pytest.mark.parametrize("name", SUBNETS)
+def test_p1_is_as_published(name):
+  data, groups, epochs, images = SUBNETS[name]
+  config = config_of(name)
+  assert config.data.name == data
+  assert config.groups.named == PUBLISHED[groups]
+  model = build.model(config, build.dataset(config).info.num_classes)
+  assert [len(group) for group in model.subnets.groups] == [len(group) for group in PUBLISHED[groups]]
+  loss = build.loss(config, "subnets")
+  assert loss.pixel == Confusion(strength=5.0, weights="raw", diag="one")
+  for stage in ("semantic", "subnets"):
+    section = config.stages[stage]
+    assert section.steps * section.batch_size == pytest.approx(epochs * images, rel=0.01)
+    sgd = section.optimizer
+    assert (sgd.name, sgd.momentum, sgd.weight_decay) == ("sgd", 0.9, 5e-4)
+    assert (sgd.learning_rate, sgd.power) == (2e-3, 1.0)
+  with pytest.raises(UserError, match="known: runlocal"):
+    config_of(name, "paper")
+
+
+@pytest.mark.parametrize("name", ["msrc21_squeezenet_error_detail", "scenes_demo"])
+def test_small_data_has_the_comparison_of_p1_too(name):
+  config = config_of(name, "subnets")
+  assert config.order == ("semantic", "subnets")
+  assert config.stages.subnets.steps == config.stages.control.steps
+  assert config.subnets_loss.pixel.name == "confusion"
+
+
+@pytest.mark.slow
+def test_runlocal_of_p1_goes_through_every_stage(roots, tmp_path, monkeypatch):
+  monkeypatch.setitem(resnet.BLOCKS, 18, (1, 1, 1, 1))
+  flags = [f"--config.data.root={roots['cityscapes']}", "--config.num_devices=1", f"--workdir={tmp_path}"]
+  assert main(["train", f"--config={FOLDER}/cityscapes_resnet101_subnets.py:runlocal", *flags]) == 0
+  lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  assert {line["stage"] for line in lines} == {"semantic", "subnets"}
 
 
 @pytest.mark.parametrize("name", CONFIGS)

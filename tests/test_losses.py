@@ -4,15 +4,8 @@ import numpy as np
 import pytest
 
 from errseg_jax.errors import UserError
-from errseg_jax.losses import (
-  DetailLoss,
-  ErrorLoss,
-  SemanticLoss,
-  class_weights,
-  error_target,
-  jaccard_loss,
-  pixel_cross_entropy,
-)
+from errseg_jax.losses import DetailLoss, ErrorLoss, SemanticLoss, error_target, jaccard_loss
+from errseg_jax.pixel_losses import class_weights, pixel_cross_entropy
 from errseg_jax.structs import Outputs
 
 B, H, W, C = 2, 5, 7, 4
@@ -214,13 +207,13 @@ def test_class_weights_multiply_the_detail_loss(case, weights):
   by_class = (0.5, 2.0, *[1.0] * (outputs.semantic.shape[-1] - 2))
   got = DetailLoss(weights, t=0.3, class_weights=by_class)(outputs, jnp.array(label))
   pixel = np.asarray(pixel_cross_entropy(outputs.detail, jnp.array(label)))
-  plain = np.asarray(DetailLoss(weights, t=0.3).pixel_weights(outputs, jnp.array(label)))
+  plain = np.asarray(DetailLoss(weights, t=0.3).pixel_weights(outputs, jnp.array(label), pixel))
   each = plain * np.array([*by_class, *[0.0] * (256 - len(by_class))])[label]
   np.testing.assert_allclose(got, (pixel * each).sum() / max(each.sum(), 1), rtol=1e-5)
   assert not np.isclose(got, DetailLoss(weights, t=0.3)(outputs, jnp.array(label)))
 
 
-def test_class_weights_are_median_frequency_balancing_at_power_one():
+def test_class_weights_are_inverse_frequencies_at_power_one():
   shares = np.array([0.6, 0.3, 0.1, 0.0])
   got = np.array(class_weights(shares, 1.0))
   # A class that never occurs weighs as the rarest one does.

@@ -12,18 +12,19 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from errseg_jax.models.heads import HEADS
+from errseg_jax.train.stages import BRANCHES
 
 
 def branch_steps(config: ConfigDict) -> int:
-  """Steps of the config's error and detail stages: what every row may spend on top of the base."""
-  return sum(config.stages[name].steps for name in ("error", "detail") if name in config.order)
+  """Steps of the config's branches: what every row may spend on top of the base."""
+  return sum(config.stages[name].steps for name in BRANCHES if name in config.order)
 
 
 def on_base(config: ConfigDict, base: str) -> ConfigDict:
   """A copy whose frozen network is that of the workdir `base`."""
   config = config.copy_and_resolve_references()
   config.segmenter.init = base
-  config.order = tuple(stage for stage in config.order if stage in ("error", "detail"))
+  config.order = tuple(stage for stage in config.order if stage in BRANCHES)
   return config
 
 
@@ -36,6 +37,7 @@ def one_decoder(config: ConfigDict, base: str, weights: str, fusion: str) -> Con
   config.detail_branch.residual, config.detail_branch.encoder = False, "missing"
   config.detail_loss.weights, config.detail_loss.balance = weights, 0.0
   config.detail_loss.jaccard, config.detail_loss.class_weights = 0.0, ()
+  config.detail_loss.pixel = {"name": "cross_entropy"}
   config.choose.fusions = (fusion,)
   return config
 

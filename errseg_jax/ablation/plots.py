@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from errseg_jax.ablation.rows import BASE
+from errseg_jax.ablation.rows import BASE, FAMILIES
 from errseg_jax.metrics.curves import reliability_curve
 from errseg_jax.report.plots import COLOURS, RC, STYLES
 
@@ -38,7 +38,8 @@ def plots(summary: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, str]:
     workdir: of the ablation, whose evaluation.npz files the reliability comes from.
   """
   rows = {name: row for name, row in summary["rows"].items() if row["seeds"]}
-  found = {"gains": gains(rows), "error_scores": error_scores(rows), "threshold": threshold(rows)}
+  found = {"gains": gains(rows), "class_gains": class_gains(rows)}
+  found |= {"error_scores": error_scores(rows), "threshold": threshold(rows)}
   series: dict[str, np.ndarray] = {}
   for name, scores in RELIABLE.items():
     if name in rows:
@@ -67,7 +68,7 @@ def _points(axes: Axes, lines: Mapping[str, Mapping[str, float | None]], colour:
       x, heights, s=22, marker=MARKS[i % len(MARKS)], color=colour, alpha=0.8, label=f"seed {seed}"
     )
   axes.set_yticks(range(len(lines)), lines)
-  axes.invert_yaxis()
+  axes.set_ylim(len(lines) - 0.5, -0.5)  # the first line on top
   axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
@@ -86,6 +87,37 @@ def gains(rows: Mapping[str, Any]) -> str:
   axes.axvline(0, color="#6b7280", linewidth=1)
   _points(axes, lines, COLOURS[0])
   axes.set_xlabel("mIoU minus the base of the same seed, points (bar: mean)")
+  return _svg(figure)
+
+
+@mpl.rc_context(RC)
+def class_gains(rows: Mapping[str, Any]) -> str:
+  """Gain of each class, a panel for each row of P1 and its control; "" without groups of confused classes.
+
+  A class in a group of every seed has a filled dot before its name, in one of some seed an empty one.
+  """
+  shown = {
+    name: row
+    for name, row in rows.items()
+    if name in FAMILIES["confusion"] and name != BASE
+    if any(run["confused"] for run in row["seeds"].values())
+  }
+  if not shown:
+    return ""
+  runs = [run for row in shown.values() for run in row["seeds"].values()]
+  classes = list(runs[0]["class_gain"])
+  in_groups = {name: [name in run["confused"] for run in runs] for name in classes}
+  labels = {n: f"{'●' if all(v) else '○' if any(v) else ''} {n}" for n, v in in_groups.items()}
+  size = (1.0 + 2.0 * len(shown), 1.2 + 0.22 * len(classes))
+  figure = Figure(figsize=size, layout="constrained")
+  panels = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
+  for axes, (title, row) in zip(panels, shown.items(), strict=True):
+    axes.axvline(0, color="#6b7280", linewidth=1)
+    by_seed = {seed: run["class_gain"] for seed, run in row["seeds"].items()}
+    _points(axes, {labels[n]: {s: v.get(n) for s, v in by_seed.items()} for n in classes}, COLOURS[0])
+    axes.get_legend().remove()
+    axes.set_title(title, fontsize=8)
+  figure.supxlabel("IoU minus the base of the same seed, points (bar: mean)", fontsize=9)
   return _svg(figure)
 
 

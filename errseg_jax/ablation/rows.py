@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from errseg_jax.ablation.alternatives import ALTERNATIVES, branch_steps, on_base
+from errseg_jax.ablation.confusion_rows import CONFUSION
 from errseg_jax.config import paper
 
 SEVERAL_NETWORKS = ("holdout", "crossfit")
@@ -24,12 +25,14 @@ class Row:
     function: (config, workdir of the seed's base) -> the row's config.
     source: splits.error_source of the row; "" leaves the config's.
     anew: trains a semantic network from the start, so it takes a config without segmenter.init.
+    family: one of FAMILIES.
   """
 
   description: str
   function: Callable[[ConfigDict, str], ConfigDict]
   source: str = "train"
   anew: bool = False
+  family: str = "correction"
 
   def config(self, config: ConfigDict, base: str) -> ConfigDict:
     """The config that the row trains; `base` is the workdir of the seed's semantic network."""
@@ -55,10 +58,11 @@ def trained_on(config: ConfigDict, base: str, folds: int = 0) -> ConfigDict:
 
 
 def trained_on_alike(config: ConfigDict, base: str) -> ConfigDict:
-  """The base trained on with balance, Jaccard loss and averaged weights of the detail branch."""
-  for key in ("balance", "jaccard", "class_weights"):
-    if key in config.detail_loss:
-      config.semantic_loss[key] = config.detail_loss[key]
+  """The base trained on with pixel loss, balance, Jaccard loss and averaged weights of the detail branch."""
+  asked = config.detail_loss.to_dict()
+  for key in ("pixel", "balance", "jaccard", "class_weights"):
+    if key in asked:
+      config.semantic_loss[key] = asked[key]
   config.stages.control.ema = config.stages.detail.ema
   return trained_on(config, base)
 
@@ -139,4 +143,11 @@ ROWS: dict[str, Row] = {
   ),
   "strong": Row("branches learn from strongly augmented images", branches, source="strong"),
   **{name: Row(_described(name), function) for name, function in ALTERNATIVES.items()},
+  **{name: Row(what, function, family="confusion") for name, (what, function) in CONFUSION.items()},
 }
+CONTROLS = (BASE, CONTROL)
+FAMILIES: dict[str, tuple[str, ...]] = {
+  family: tuple(name for name, row in ROWS.items() if row.family == family or name in CONTROLS)
+  for family in ("correction", "confusion")
+}
+"""What `--rows` may ask for at once: error prediction and correction (P0), confused classes (P1)."""

@@ -11,17 +11,20 @@ from collections.abc import Sequence
 import jax
 from ml_collections import ConfigDict
 
-from errseg_jax.ablation.rows import BASE, ROWS
+from errseg_jax import build
+from errseg_jax.ablation.class_gains import count_base
+from errseg_jax.ablation.rows import BASE, FAMILIES, ROWS
 from errseg_jax.ablation.shared import take
 from errseg_jax.ablation.write import write
-from errseg_jax.build import known
 from errseg_jax.errors import UserError
 from errseg_jax.evaluate import check_scores, evaluate
 from errseg_jax.inference.extra_scores import SCORES
 from errseg_jax.models.error_aware import ErrorAware
+from errseg_jax.pixel_losses import InverseFrequency
 from errseg_jax.train.given import abstract_variables
 from errseg_jax.train.loop import NotFinite
 from errseg_jax.train.optim import make_optimizer
+from errseg_jax.train.stages import plan
 from errseg_jax.train.state import split
 from errseg_jax.train.trainer import Trainer, keep_files
 from errseg_jax.train.workdir import claim
@@ -37,7 +40,7 @@ def ablate(config: ConfigDict, workdir: pathlib.Path, names: Sequence[str], seed
   Args:
     config: of the comparison; its seed is the first one.
     workdir: gets seed<N>/<row>/, each the workdir of an ordinary run, and ablation.json, ablation.md, plots/.
-    names: rows; () takes all that the config allows.
+    names: rows, or families of rows; () takes those of correction.
     seeds: how many.
 
   Returns:
@@ -63,11 +66,17 @@ def ablate(config: ConfigDict, workdir: pathlib.Path, names: Sequence[str], seed
       folder = row_folder(workdir, seed, name)
       if not (folder / "results.json").exists():
         try:
+          if ROWS[name].family == "confusion" and not config.groups.named:
+            count_base(row_folder(workdir, seed, BASE))
           run_row(row_config(config, workdir, seed, name), folder, further=name == SCORED)
         except (UserError, NotFinite) as error:
           if name == BASE:
             raise
           failed[f"seed{seed}/{name}"] = str(error)
+        except jax.errors.JaxRuntimeError as error:  # a smaller row may still fit into the memory
+          if name == BASE or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+          failed[f"seed{seed}/{name}"] = "the device has too little memory; lower its stages' batch_size"
       write(workdir, config, rows, every, failed)
   return failed
 
@@ -76,15 +85,19 @@ def chosen(names: Sequence[str], config: ConfigDict) -> list[str]:
   """The rows to run, in the order of ROWS, the base first.
 
   Raises:
-    UserError: an unknown one, or one that must train a network where one is given.
+    UserError: an unknown one, or a row that must train a network where one is given.
   """
   given = bool(config.segmenter.init)
   for name in names:
-    if known(name, ROWS, "--rows") and ROWS[name].anew and given:
+    build.known(name, {**FAMILIES, **ROWS}, "--rows")
+    if name in ROWS and ROWS[name].anew and given:
       raise UserError(
         f"--rows={name} trains a semantic network from the start, and config.segmenter.init gives one; leave it out"
       )
-  wanted = {BASE, *names} if names else {name for name, row in ROWS.items() if not (given and row.anew)}
+  wanted = {BASE}
+  for name in names or ("correction",):
+    family = {row for row in FAMILIES.get(name, ()) if not (given and ROWS[row].anew)}
+    wanted |= family or {name}
   return [name for name in ROWS if name in wanted]
 
 
@@ -107,16 +120,28 @@ def check(name: str, config: ConfigDict) -> None:
     UserError: it cannot be trained; says which row.
   """
   config = config.copy_and_resolve_references()
-  for section in (config.semantic_loss, config.detail_loss):
-    section.balance = 0.0  # else every label would be read to count its classes
   try:
-    trainer = Trainer(config, pathlib.Path())
+    if "subnets" in config.order and not config.groups.named:  # they are found when the base is trained
+      config.groups.named = (build.dataset(config).info.classes[:2],)
+    for stage in plan(config):
+      build.loss(config, stage.kind)
+    trainer = Trainer(uncounted(config), pathlib.Path())
     trainer.dataset.source(config.splits.val)
     variables = abstract_variables(trainer.model)
     for stage in trainer.stages:
       make_optimizer(stage.optimizer, stage.steps, split(variables, stage.groups)[0]["params"])
   except UserError as error:
     raise UserError(f"row {name!r}: {error}") from None
+
+
+def uncounted(config: ConfigDict) -> ConfigDict:
+  """A copy without class weights that every label would have to be read for."""
+  config = config.copy_and_resolve_references()
+  for name in ("semantic_loss", "detail_loss"):
+    config[name].balance = 0.0
+    if isinstance(build.pixel_loss(config, name), InverseFrequency):
+      config[name].pixel = {"name": "cross_entropy"}
+  return config
 
 
 def further_scores(model: ErrorAware) -> tuple[str, ...]:

@@ -15,7 +15,11 @@ from errseg_jax.train.stages import plan
 from errseg_jax.train.workdir import FREE, claim, flat, load_config
 from errseg_jax.train.writers import read_metrics
 
-SECTIONS = {"error": ("error_branch", "error_loss"), "detail": ("detail_branch", "detail_loss")}
+SECTIONS = {
+  "subnets": ("subnets", "subnets_loss", "groups"),
+  "error": ("error_branch", "error_loss"),
+  "detail": ("detail_branch", "detail_loss"),
+}
 """What a config says of a branch alone: nothing to the stages before that branch is trained."""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from errseg_jax.ablation.alternatives import branch_steps
+from errseg_jax.ablation.class_gains import class_gains, confused_classes
 from errseg_jax.ablation.rows import BASE, CONTROL, ROWS
 from errseg_jax.bench import size
 from errseg_jax.evaluate import read_results
@@ -44,9 +45,11 @@ def summarise(
     for name in ROWS
   }
   shown = [name for name in ROWS if name in names or found[name]]
+  confused = {seed: confused_classes(config, workdir / f"seed{seed}" / BASE) for seed in seeds}
   for name in shown:
     for seed, scores in found[name].items():
       scores |= differences(scores, {key: found[other].get(seed) for key, other in DIFFERENCES.items()})
+      scores |= class_gains(scores, found[BASE].get(seed), confused[seed])
   missing = [f"seed{s}/{name}" for s in seeds for name in shown if s not in found[name]]
   return {
     "schema": 1,
@@ -68,7 +71,8 @@ def finished(folder: pathlib.Path) -> bool:
 def run_scores(folder: pathlib.Path) -> dict[str, Any]:
   """Scores of one finished run; None where it has none.
 
-  What it hands out is its fused labels; of a network trained on, that network's.
+  What it hands out is its fused labels; of a network trained on, that network's. Its own network is the one
+  without subnets.
   """
   results = read_results(folder)
   system = next(s for s in ("control", "fused", "semantic") if s in results)
@@ -77,7 +81,8 @@ def run_scores(folder: pathlib.Path) -> dict[str, Any]:
   return {
     "mIoU": results[system]["mIoU"],
     "aAcc": results[system]["aAcc"],
-    "network_mIoU": results["semantic"]["mIoU"],
+    "class_IoU": results[system]["IoU"],
+    "network_mIoU": results.get("base", results["semantic"])["mIoU"],
     "fusion": results.get("chosen", {}).get("fusion"),
     **{name: error.get(name) for name in ERROR_SCORES},
     "ECE_before": calibration.get("before"),

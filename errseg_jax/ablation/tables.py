@@ -57,7 +57,15 @@ def over_seeds(row: Mapping[str, Any], *path: str) -> list[float | None]:
 def markdown(summary: Mapping[str, Any]) -> str:
   """All of ablation.md."""
   rows = {name: row for name, row in summary["rows"].items() if row["seeds"]}
-  tables = (comparison(rows), errors(rows), sweep(rows), retrained(rows), calibration(rows), cost(rows))
+  tables = (
+    comparison(rows),
+    confused_classes(rows),
+    errors(rows),
+    sweep(rows),
+    retrained(rows),
+    calibration(rows),
+    cost(rows),
+  )
   return "\n".join([header(summary), *filter(None, (table.markdown() for table in tables))])
 
 
@@ -106,6 +114,21 @@ def comparison(rows: Mapping[str, Any]) -> Table:
     "seeds",
   )
   return Table("Comparison (P0, Table 3)", text, ("row", *heads), tuple(out))
+
+
+def confused_classes(rows: Mapping[str, Any]) -> Table:
+  """P1, Tables 3 to 5: the gain on the classes that the base confuses apart from the others."""
+  keys = ("vs_base", "gain_inside_groups", "gain_outside_groups")
+  out = tuple(
+    (f"`{name}`", *(spread(over_seeds(row, key), True) for key in keys))
+    for name, row in rows.items()
+    if name != BASE and any(value is not None for value in over_seeds(row, "gain_inside_groups"))
+  )
+  text = (
+    "Paired differences to the base of the seed: mIoU, and the mean over the classes in the groups that were "
+    "found in that base's confusion, and over the others."
+  )
+  return Table("Confused classes (P1, Table 3)", text, ("row", "mIoU", "in groups", "outside"), out)
 
 
 def budget_note(name: str, row: Mapping[str, Any]) -> str:
@@ -189,7 +212,8 @@ def cost(rows: Mapping[str, Any]) -> Table:
     parts = [(_part(row[k], True), _part(row[k], False)) for k in ("parameters", "multiply_adds")]
     (own, extra), (adds, extra_adds) = parts
     ms = [
-      spread(over_seeds(row, "speed", f"{part}_ms"), digits=1) for part in ("semantic", "error", "detail")
+      spread(over_seeds(row, "speed", f"{part}_ms"), digits=1)
+      for part in ("semantic", "subnets", "error", "detail")
     ]
     training = spread([v and v / 60 for v in over_seeds(row, "seconds")], digits=1)
     millions = (own / 1e6, extra / 1e6, adds / 1e9, extra_adds / 1e9)
@@ -205,6 +229,7 @@ def cost(rows: Mapping[str, Any]) -> Table:
     "network G",
     "branches G",
     "network ms",
+    "of it subnets",
     "error ms",
     "detail ms",
     "minutes",

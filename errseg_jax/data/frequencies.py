@@ -9,6 +9,21 @@ import numpy as np
 MOST = 500  # samples read; a larger source is sampled at even distances
 
 
+def class_counts(source: Any, num_classes: int) -> np.ndarray:
+  """Labelled pixels of each class in each image read, int64 [N, C].
+
+  Args:
+    source: random-access samples.
+    num_classes: C.
+
+  Raises:
+    UserError: a sample cannot be read.
+  """
+  read = np.unique(np.linspace(0, len(source) - 1, min(len(source), MOST)).round().astype(int))
+  labels = (source[int(index)]["label"] for index in read)
+  return np.stack([np.bincount(label[label < num_classes], minlength=num_classes) for label in labels])
+
+
 def class_frequencies(source: Any, num_classes: int) -> np.ndarray:
   """Share of each class among the labelled pixels.
 
@@ -22,8 +37,5 @@ def class_frequencies(source: Any, num_classes: int) -> np.ndarray:
   Raises:
     UserError: a sample cannot be read.
   """
-  counts = np.zeros(num_classes, np.int64)
-  for index in np.unique(np.linspace(0, len(source) - 1, min(len(source), MOST)).round().astype(int)):
-    label = source[int(index)]["label"]
-    counts += np.bincount(label[label < num_classes], minlength=num_classes)
+  counts = class_counts(source, num_classes).sum(0)
   return counts / max(counts.sum(), 1)

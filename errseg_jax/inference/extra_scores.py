@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from errseg_jax.data.pipeline import bucket
 from errseg_jax.errors import UserError
 from errseg_jax.losses import error_target
 from errseg_jax.metrics.errors import error_histogram
@@ -88,7 +89,7 @@ def tta(
     variables: its own.
     image: uint8 [B, H, W, 3].
     labels: the frozen labels [B, H, W].
-    multiple: scaled sizes are multiples of it plus `remainder`, as the network wants its images.
+    multiple: scaled images are padded to multiples of it plus `remainder`, as the network wants its images.
     remainder: see multiple.
   """
   size = image.shape[1:3]
@@ -96,9 +97,12 @@ def tta(
   zero = jnp.zeros(labels.shape, jnp.float32)
   sums = add_logit((zero, zero), disbelief_logit(mirrored, labels))
   for scale in SCALES:
-    scaled = [max(1, round(scale * (n - remainder) / multiple)) * multiple + remainder for n in size]
-    small = jnp.round(resize(image.astype(jnp.float32), scaled)).astype(jnp.uint8)
-    logits = resize(infer(model, variables, small, ()).semantic, size)
+    height, width = (max(1, round(scale * n)) for n in size)
+    scaled = jnp.round(resize(image.astype(jnp.float32), (height, width))).astype(jnp.uint8)
+    colour = jnp.round(jnp.asarray(model.segmenter.mean)).astype(jnp.uint8)
+    full = jnp.broadcast_to(colour, (len(image), *bucket(height, width, multiple, remainder), 3))
+    logits = infer(model, variables, full.at[:, :height, :width].set(scaled), ()).semantic
+    logits = resize(logits[:, :height, :width], size)
     sums = add_logit(sums, disbelief_logit(logits, labels))
   return mean_logit(sums)
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from errseg_jax.inference.choice import fused_probabilities, rebalanced
-from errseg_jax.losses import error_target, pixel_cross_entropy
+from errseg_jax.losses import error_target
 from errseg_jax.metrics.calibration import calibrated
 from errseg_jax.metrics.errors import baseline_logits, error_histogram, hard_histogram, mask_counts
 from errseg_jax.metrics.segmentation import boundary_counts, boundary_radius, confusion_matrix
@@ -18,6 +18,7 @@ from errseg_jax.metrics.temperature import nll_slopes
 from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.models.error_branch import disbelief_logit, unweighted
 from errseg_jax.models.fusion import gate_features
+from errseg_jax.pixel_losses import pixel_cross_entropy
 from errseg_jax.structs import IGNORE, Batch, Outputs
 
 Counts = dict[str, jax.Array]
@@ -26,9 +27,11 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def label_counts(outputs: Outputs, label: jax.Array, fusions: Sequence[str], choice: dict) -> Counts:
-  """Confusion matrices of the frozen labels, the detail labels, and each fusion asked for."""
+  """Confusion matrices of the frozen labels (and those without subnets), the detail labels, each fusion asked for."""
   num_classes = outputs.semantic.shape[-1]
   maps = {"semantic": outputs.semantic.argmax(-1)}
+  if outputs.base is not None:
+    maps["base"] = outputs.base.argmax(-1)
   if outputs.detail is not None:
     maps["detail"] = outputs.detail.argmax(-1)
   for fusion in fusions:

@@ -1,20 +1,24 @@
-"""The whole network: a segmentation network with its error and detail branches."""
+"""The whole network: a segmentation network with its subnets, error and detail branches."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import dataclasses
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
 from flax import linen as nn
 
+from errseg_jax.models.confusion_groups import fuse_groups
 from errseg_jax.models.error_branch import unweighted
 from errseg_jax.models.layers import resize
-from errseg_jax.structs import Outputs
+from errseg_jax.structs import Features, Outputs
 
 
 class ErrorAware(nn.Module):
-  """Frozen segmenter, error branch, detail branch; each is one top-level group of the parameters.
+  """Frozen segmenter, its subnets, error branch, detail branch; each is one top-level group of the parameters.
+
+  With subnets the fused scores of all of them are the frozen network to what comes after (P0 on top of P1).
 
   Attributes:
     segmenter: image -> Features.
@@ -22,12 +26,15 @@ class ErrorAware(nn.Module):
     detail: (image, Features, semantic) -> logits; a cascade gives those of its stages too.
     detail_weights: class weights in the detail branch's loss. Rare classes gain by them; what the branch thinks
       of the frozen label would be tilted, so the error branch sees its logits without them.
+    subnets: (image, Features) -> logits of each group of confused classes; None without, and in the stages
+      before they are trained.
   """
 
   segmenter: nn.Module
   error: nn.Module
   detail: nn.Module
   detail_weights: tuple[float, ...] = ()
+  subnets: nn.Module | None = None
 
   @nn.compact
   def __call__(
@@ -48,6 +55,13 @@ class ErrorAware(nn.Module):
     """
     features, size = self.segmenter(image, "segmenter" in train), image.shape[1:3]
     semantic = resize(features.logits, size, features.align_corners)
+    base: jax.Array | None = None
+    groups: tuple[jax.Array, ...] = ()
+    if self.subnets is not None:
+      maps = self.subnets(image, features)
+      groups = tuple(resize(z, size, features.align_corners) for z in maps)
+      base, semantic = semantic, self.fused(semantic, groups)
+      features = self.joined(features, maps)
     detail, error, auxiliary, stages = None, None, None, ()
     if features.auxiliary is not None:
       auxiliary = resize(features.auxiliary, size, features.align_corners)
@@ -58,7 +72,19 @@ class ErrorAware(nn.Module):
     if "error" in wanted:
       belief = None if detail is None else unweighted(detail, self.detail_weights)
       error = self.error(image, features, semantic, belief, "error" in train)
-    return Outputs(semantic, error, detail, auxiliary, stages if "detail" in train else ())
+    stages = stages if "detail" in train else ()
+    return Outputs(semantic, error, detail, auxiliary, stages, base, groups if "subnets" in train else ())
+
+  def joined(self, features: Features, groups: Sequence[jax.Array]) -> Features:
+    """Features whose logits, which the branches read, are the fusion at the finest size of all maps."""
+    size = max(z.shape[1:3] for z in (features.logits, *groups))
+    logits, *others = (resize(z, size, features.align_corners) for z in (features.logits, *groups))
+    return dataclasses.replace(features, logits=self.fused(logits, others))
+
+  def fused(self, logits: jax.Array, groups: Sequence[jax.Array]) -> jax.Array:
+    """`fuse_groups` of the network's logits and its subnets', all of one size."""
+    assert self.subnets is not None
+    return fuse_groups(logits, groups, self.subnets.groups, self.subnets.rule)
 
 
 def infer(

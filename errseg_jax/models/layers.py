@@ -268,16 +268,18 @@ class ConvBNReLU(nn.Module):
 
 
 class ConvGNReLU(nn.Module):
-  """Convolution, GroupNorm, ReLU: the unit of the error and detail branches."""
+  """Convolution, GroupNorm, ReLU: the unit of the branches and subnets."""
 
   features: int
   kernel_size: int = 3
   stride: int = 1
+  dilation: int = 1
   dtype: str = "float32"
 
   @nn.compact
   def __call__(self, x):
-    x = Conv(self.features, self.kernel_size, self.stride, dtype=self.dtype, name="conv")(x)
+    size = (self.kernel_size, self.stride, self.dilation)
+    x = Conv(self.features, *size, dtype=self.dtype, name="conv")(x)
     return nn.relu(GroupNorm(dtype=self.dtype, name="gn")(x))
 
 

@@ -8,16 +8,20 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from errseg_jax.metrics import curves
+from errseg_jax.metrics.segmentation import top_confusions
 from errseg_jax.report.tables import ERROR_SCORES, number
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -157,27 +161,66 @@ def image_accuracy(points: np.ndarray, scores: Mapping[str, float | None]) -> Pl
   return Plot(_svg(figure), caption, f"Scatter plot of {len(points)} images. {caption}")
 
 
+def confusion_figure(
+  confusion: np.ndarray, classes: Sequence[str], groups: Sequence[Sequence[int]] = ()
+) -> Figure:
+  """Heat map of the row-normalised confusion matrix, readable up to 255 classes.
+
+  Args:
+    confusion: [C, C], rows are truth.
+    classes: the C names.
+    groups: disjoint classes that come first, side by side, each group framed.
+  """
+  grouped = [index for group in groups for index in group]
+  order = [*grouped, *(index for index in range(len(classes)) if index not in grouped)]
+  confusion = np.asarray(confusion, np.float64)[np.ix_(order, order)]
+  share = 100 * confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+  many = len(classes) > 40
+  side = max(3.6, 2.0 + (0.13 if many else 0.3) * len(classes))
+  figure, axes = _axes("predicted", "truth", (side + 1, side))
+  axes.grid(False)
+  # By the square root: what matters are the few percent beside a diagonal of nearly 100.
+  image = axes.imshow(share, cmap=ListedColormap(error_ramp() / 255), norm=PowerNorm(0.5, 0, 100))
+  ticks, names = np.arange(len(classes)), [classes[index] for index in order]
+  axes.set_xticks(ticks, names, rotation=90, fontsize=6 if many else 8)
+  axes.set_yticks(ticks, names, fontsize=6 if many else 8)
+  if not many:
+    for (i, j), value in np.ndenumerate(share):
+      if value >= 0.5:
+        colour = "white" if value > 20 else "black"
+        axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
+  start = 0
+  for group in groups:
+    corner, size = (start - 0.5, start - 0.5), len(group)
+    axes.add_patch(
+      Rectangle(corner, size, size, fill=False, edgecolor=COLOURS[0], linewidth=2, clip_on=False)
+    )
+    start += size
+  figure.colorbar(image, ax=axes, label="% of the true class", shrink=0.8, ticks=(0, 1, 5, 10, 25, 50, 100))
+  return figure
+
+
 @mpl.rc_context(RC)
 def confusion_matrix(confusion: np.ndarray, classes: Sequence[str]) -> Plot:
   """Heat map of the row-normalised confusion matrix, rows are truth."""
-  confusion = np.asarray(confusion, np.float64)
-  share = 100 * confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-  side = float(np.clip(2.0 + 0.3 * len(classes), 3.6, 14))
-  figure, axes = _axes("predicted", "truth", (side + 1, side))
-  axes.grid(False)
-  image = axes.imshow(share, cmap=ListedColormap(error_ramp() / 255), vmin=0, vmax=100)
-  ticks = np.arange(len(classes))
-  size = 8 if len(classes) <= 40 else 4
-  axes.set_xticks(ticks, classes, rotation=90, fontsize=size)
-  axes.set_yticks(ticks, classes, fontsize=size)
-  if len(classes) <= 20:
-    for (i, j), value in np.ndenumerate(share):
-      if value >= 0.5:
-        colour = "white" if value > 45 else "black"
-        axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
-  figure.colorbar(image, ax=axes, label="% of the true class", shrink=0.8)
   caption = "Confusion matrix of the network: percent of each true class (row)."
+  figure = confusion_figure(confusion, classes)
   return Plot(_svg(figure), caption, f"{caption} The largest cells are in the table beside it.")
+
+
+@mpl.rc_context(RC)
+def confusion_png(
+  path: pathlib.Path, confusion: np.ndarray, classes: Sequence[str], groups: Sequence[Sequence[int]]
+) -> None:
+  """Writes `confusion_figure` as a PNG, whole or not at all."""
+  part = path.with_suffix(".tmp")
+  figure = confusion_figure(confusion, classes, groups)
+  pairs = top_confusions(confusion, classes, 12)
+  lines = [f"{share:5.1f} %  {truth} → {predicted}" for truth, predicted, share in pairs]
+  title = "most confused (of the truth's pixels)"
+  figure.text(0.93, 0.85, "\n".join([title, "", *lines]), va="top", fontsize=8)
+  figure.savefig(part, format="png", dpi=150, bbox_inches="tight", facecolor="white")
+  os.replace(part, path)
 
 
 def _series(history: Sequence[Mapping], prefix: str) -> dict[str, list[tuple[float, float]]]:

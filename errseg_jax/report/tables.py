@@ -13,6 +13,7 @@ from errseg_jax.structs import DatasetInfo
 UNDEFINED = "–"
 SYSTEMS = {
   "semantic": "network",
+  "base": "network without its subnets",
   "control": "network, trained on for as long",
   "detail": "detail branch alone",
   "fused": "corrected",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +40,15 @@ def check_given(config: ConfigDict) -> None:
     UserError: preprocessing differs from that of the other run, or the images that are held out do.
   """
   given = load_config(pathlib.Path(config.segmenter.init))
+  if "subnets" in given.order and "subnets" not in config.order:
+    raise UserError(
+      f"segmenter.init={config.segmenter.init} has subnets, which would be left behind: train them in this run too, "
+      f"config.order={('subnets', *config.order)}, or give a network without"
+    )
   pairs = [(f"segmenter.{key}", given.segmenter[key], config.segmenter[key]) for key in PREPROCESSING]
-  if given.data == config.data and (not config.splits.choose or config.splits.error_source == "holdout"):
+  if _images(given) == _images(config) and (
+    not config.splits.choose or config.splits.error_source == "holdout"
+  ):
     holdout = "holdout" in (given.splits.error_source, config.splits.error_source)
     keys = HOLDS_OUT + HOLDS_OUT_MORE if holdout else HOLDS_OUT
     pairs += [(f"splits.{key}", given.splits[key], config.splits[key]) for key in keys]
@@ -52,18 +60,24 @@ def check_given(config: ConfigDict) -> None:
       )
 
 
+def _images(config: ConfigDict) -> dict[str, Any]:
+  """What says which images a config is about, at whatever size and in whatever place they are read."""
+  return {key: value for key, value in config.data.items() if key not in ("root", "downscale")}
+
+
 def segmenter_of(workdir: pathlib.Path, like: Variables) -> Variables:
-  """The semantic network of another run.
+  """The semantic network of another run, without its subnets.
 
   Raises:
     UserError: no run, not trained, or another architecture or class count.
   """
   config = load_config(workdir)
-  if config.segmenter.init:
-    return segmenter_of(pathlib.Path(config.segmenter.init), like)
   stages = {stage.name: stage for stage in plan(config)}
-  steps = stages["semantic"].steps
-  checkpoints = StageCheckpoints(workdir, "semantic", steps, config.train.select, create=False)
+  last = "finetune" if "finetune" in stages else "semantic"
+  if last not in stages:
+    return segmenter_of(pathlib.Path(config.segmenter.init), like)
+  steps = stages[last].steps
+  checkpoints = StageCheckpoints(workdir, last, steps, config.train.select, create=False)
   try:
     return checkpoints.result(like)
   except UserError as error:

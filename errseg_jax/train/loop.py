@@ -16,6 +16,7 @@ from errseg_jax.progress import progress_bar
 from errseg_jax.sharding import shard_batch
 from errseg_jax.structs import Batch
 from errseg_jax.train.checkpoints import StageCheckpoints
+from errseg_jax.train.confusion import ConfusionInput
 from errseg_jax.train.stages import Stage
 from errseg_jax.train.state import TrainState, Variables
 from errseg_jax.train.step import Step
@@ -56,6 +57,7 @@ class Loop:
     log_every: steps.
     stop: looked at after each step.
     mesh: the devices.
+    confusion: of a loss that wants a confusion matrix.
   """
 
   stage: Stage
@@ -68,6 +70,7 @@ class Loop:
   log_every: int
   stop: StopSignal
   mesh: jax.sharding.Mesh
+  confusion: ConfusionInput | None = None
 
   def run(self, state: TrainState, frozen: Sequence[Variables], pending: list[dict]) -> TrainState:
     """From the state's step to the end of the stage.
@@ -86,13 +89,17 @@ class Loop:
     """
     stage, start = self.stage, int(state.step)
     batches = self.batches(start)
+    given = frozen if self.confusion is None else self.confusion.attached(frozen)
     waiting, clock, data_time = list(pending), time.perf_counter(), 0.0
     with progress_bar(stage.name, stage.steps, start) as show:
       for done in range(start + 1, stage.steps + 1):
+        if self.confusion is not None and self.confusion.due(done - 1):
+          self.confusion.recount(state.result)
+          given = self.confusion.attached(frozen)
         before = time.perf_counter()
         batch = Batch(**shard_batch(next(batches), self.mesh))
         data_time += time.perf_counter() - before
-        state, metrics = self.step(state, frozen[(done - 1) % len(frozen)], batch)
+        state, metrics = self.step(state, given[(done - 1) % len(given)], batch)
         waiting.append(metrics)
         ends = done == stage.steps
         logs = done % self.log_every == 0 or ends
@@ -112,7 +119,9 @@ class Loop:
           value = results[stage.score]
         if saves:
           # A copy: the list grows while the checkpoint is written in the background.
-          progress = {"stage": stage.name, "step": done, "pending": list(waiting)}
+          progress: dict[str, Any] = {"stage": stage.name, "step": done, "pending": list(waiting)}
+          if self.confusion is not None:
+            progress["confusion"] = self.confusion.counts.tolist()
           self.checkpoints.save(state, progress, value)
         if stops:
           self.checkpoints.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import zlib
 
 from ml_collections import ConfigDict
@@ -16,7 +17,8 @@ class Kind:
   """The fixed part of a stage.
 
   Attributes:
-    groups: top-level parameter groups it trains.
+    groups: top-level parameter groups it trains. "finetune" trains a given network on, and unlike "control" hands
+      it to the stages after it.
     wanted: branches its loss needs; the error branch runs in the detail stage where it is trained already.
     source: part of the training images, a key of `Splits.sources`.
     score: name of the score on the choose split that picks the best checkpoint.
@@ -32,13 +34,15 @@ class Kind:
 
 KINDS = {
   "semantic": Kind(("segmenter",), (), "semantic", "semantic/mIoU"),
+  "finetune": Kind(("segmenter",), (), "semantic", "semantic/mIoU"),
+  "subnets": Kind(("subnets",), (), "branches", "semantic/mIoU"),
   "error": Kind(("error",), ("error",), "branches", "error/AUPR_error"),
   "detail": Kind(("detail",), ("detail",), "branches", "fused/mIoU"),
   "control": Kind(("segmenter",), (), "semantic", "semantic/mIoU", aside=True),
 }
 
-
-BRANCHES = ("error", "detail")
+BRANCHES = ("subnets", "error", "detail")
+RANKS = {"semantic": 0, "finetune": 1, "subnets": 2, "error": 3, "detail": 3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +107,7 @@ def plan(config: ConfigDict) -> list[Stage]:
     raise UserError("config.order has no semantic stage and config.segmenter.init names no network")
   elif order[0] != "semantic":
     raise UserError(f"config.order={tuple(order)}: the other stages need the semantic stage before them")
+  _check_order(order)
   _check_prior(config, order)
   folds = _folds(config, order)
   stages = []
@@ -124,12 +129,31 @@ def _folds(config: ConfigDict, order: list[str]) -> tuple[str, ...]:
   """Names of the fold stages, and of the folds that they do without."""
   if config.splits.error_source != "crossfit" or not set(BRANCHES) & set(order):
     return ()
+  if changed := {"finetune", "subnets"} & set(order):
+    raise UserError(
+      f"config.splits.error_source='crossfit' and stage {min(changed)!r} exclude each other: the fold networks are "
+      "without it, so their errors would be those of another network"
+    )
   if config.segmenter.init:
     raise UserError(
       "config.splits.error_source='crossfit' trains the semantic network anew without each fold, which a given one "
       f"(config.segmenter.init={config.segmenter.init}) cannot be: choose another error_source"
     )
   return tuple(f"fold{k}" for k in range(config.splits.folds))
+
+
+def _check_order(order: list[str]) -> None:
+  """The frozen network must be whole before branches learn from its errors.
+
+  Raises:
+    UserError: it changes after them.
+  """
+  places = [(RANKS[name], name) for name in order if name in RANKS]
+  for (before, first), (after, second) in itertools.pairwise(places):
+    if after < before:
+      raise UserError(
+        f"config.order={tuple(order)}: {second!r} changes the network that {first!r} learns from; put it first"
+      )
 
 
 def _check_prior(config: ConfigDict, order: list[str]) -> None:

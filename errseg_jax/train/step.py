@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from errseg_jax.losses import error_target, weighted_mean
+from errseg_jax.losses import error_target
 from errseg_jax.models.error_aware import ErrorAware
+from errseg_jax.pixel_losses import weighted_mean
 from errseg_jax.structs import IGNORE, Batch
 from errseg_jax.train.stages import Stage
 from errseg_jax.train.state import TrainState, Variables, merge
@@ -24,12 +25,15 @@ def make_loss(model: ErrorAware, stage: Stage, loss: Any) -> Callable:
   Where the segmenter is frozen, `error_rate` is its rate of wrong pixels in the images as they are fed: what
   the branches learn from, to hold against `choose/error_rate`, that on unseen images.
 
+  `frozen["loss"]`, where there is one, holds what the loss takes beside outputs and labels: a confusion matrix.
+
   Gradients are taken for the first argument only; the frozen network is an argument of its own, so its
   gradient is never formed.
   """
 
   def loss_fn(params, batch_stats, frozen, batch, rng):
-    variables = merge(frozen, {"params": params, "batch_stats": batch_stats})
+    network = {kind: tree for kind, tree in frozen.items() if kind != "loss"}
+    variables = merge(network, {"params": params, "batch_stats": batch_stats})
     outputs, changed = model.apply(
       variables,
       batch.image,
@@ -40,7 +44,7 @@ def make_loss(model: ErrorAware, stage: Stage, loss: Any) -> Callable:
     )
     new = changed.get("batch_stats", {})
     metrics = {} if "segmenter" in stage.groups else {"error_rate": error_rate(outputs.semantic, batch.label)}
-    return loss(outputs, batch.label), ({g: new[g] for g in batch_stats}, metrics)
+    return loss(outputs, batch.label, **frozen.get("loss", {})), ({g: new[g] for g in batch_stats}, metrics)
 
   return loss_fn
 

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,14 +22,17 @@ from errseg_jax.inference.evaluator import make_evaluator
 from errseg_jax.inference.statistics import make_counter
 from errseg_jax.metrics.calibration import CALIBRATIONS, fit
 from errseg_jax.metrics.errors import error_scores
+from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.models.fusion import BLIND, FUSIONS
 from errseg_jax.models.heads.dpc_cells import cell_text
+from errseg_jax.pixel_losses import Confusion
 from errseg_jax.sharding import make_mesh, replicate
 from errseg_jax.train.checkpoints import StageCheckpoints
+from errseg_jax.train.confusion import ConfusionInput, check_confusion, with_groups
 from errseg_jax.train.initialise import initial_variables
 from errseg_jax.train.loop import Loop, StopSignal
 from errseg_jax.train.optim import make_optimizer
-from errseg_jax.train.stages import Stage, plan
+from errseg_jax.train.stages import BRANCHES, Stage, plan
 from errseg_jax.train.state import TrainState, Variables, merge, split
 from errseg_jax.train.step import make_step
 from errseg_jax.train.workdir import claim
@@ -60,6 +63,7 @@ class Trainer:
 
   def __init__(self, config: ConfigDict, workdir: pathlib.Path):
     self.config, self.workdir = config, pathlib.Path(workdir)
+    config = with_groups(config)
     self.stages = plan(config)
     self.mesh = make_mesh(config.num_devices)
     for stage in self.stages:
@@ -77,6 +81,7 @@ class Trainer:
     keep_files(config)
     self.model = build.model(config, classes)
     self.losses = {stage.name: build.loss(config, stage.kind) for stage in self.stages}
+    check_confusion(self.losses, self.splits)
     build.thresholds(config)
     if not config.choose.fusions:
       raise UserError(f"config.choose.fusions is empty; known: {', '.join(FUSIONS)}")
@@ -135,6 +140,10 @@ class Trainer:
     trained, fusions = {stage.name for stage in self.stages}, self.config.choose.fusions
     return "detail" in trained and ("error" in trained or bool(set(BLIND) & set(fusions)))
 
+  def model_of(self, stage: Stage) -> ErrorAware:
+    """The network as a stage meets it: with its subnets from their own stage on."""
+    return self.model if stage.kind in BRANCHES else self.model.clone(subnets=None)
+
   def check_groups(self) -> None:
     for part in ("backbone", "head"):
       group = self.config.segmenter[part].get("bn_group_size", 0)
@@ -182,6 +191,7 @@ class Trainer:
         log.info("stage %s goes on from step %d", stage.name, progress["step"])
       cut_metrics(writer.path, [s.name for s in self.stages], stage.name, progress["step"])
       loop = self.make_loop(stage, tx, frozen, checkpoints, writer, stop)
+      loop.confusion = self.confusion_input(stage, variables, frozen, progress)
       in_turn = [merge(frozen, network) for network in networks] or [frozen]
       loop.run(state, in_turn, progress["pending"])
     result = checkpoints.result(trained)
@@ -209,7 +219,7 @@ class Trainer:
     )
     return Loop(
       stage,
-      make_step(self.model, stage, self.make_loss(stage, frozen), tx, config.seed),
+      make_step(self.model_of(stage), stage, self.make_loss(stage, frozen), tx, config.seed),
       lambda start: batches(start=start),
       lambda step: step_names(sources, step=step, **order),
       self.make_score(stage, frozen),
@@ -218,6 +228,39 @@ class Trainer:
       config.train.log_every,
       stop,
       self.mesh,
+    )
+
+  def confusion_input(
+    self, stage: Stage, variables: Variables, frozen: Variables, progress: Mapping[str, Any]
+  ) -> ConfusionInput | None:
+    """The confusion matrix that the stage's loss wants; None where it wants none.
+
+    At the start it is the frozen network's, or that of the network to be trained on; counted again it is that of
+    what the stage trains. A network from nothing confuses everything: until the first count none is held against it.
+    """
+    loss = self.losses[stage.name]
+    pixel = getattr(loss, "pixel", None)
+    if not isinstance(pixel, Confusion) or not pixel.wants_confusion:
+      return None
+    source = self.sources[stage.source if pixel.on == "train" else "choose"]
+
+    def count(model: ErrorAware, name: str, wanted: Sequence[str], values: Variables) -> np.ndarray:
+      counter = make_counter(model, wanted=wanted)
+      return self.evaluator.run(counter, values, source, Choice()).counts[f"confusion/{name}"]
+
+    if "confusion" in progress:
+      counts = np.asarray(progress["confusion"], np.int64)
+    elif stage.kind == "semantic":
+      counts = np.eye(self.dataset.info.num_classes, dtype=np.int64)
+    else:
+      model = self.model if stage.kind == "detail" else self.model.clone(subnets=None)
+      counts = count(model, "semantic", (), variables)
+    name = "detail" if stage.kind == "detail" else "semantic"
+    return ConfusionInput(
+      pixel.refresh,
+      lambda trained: count(self.model_of(stage), name, stage.wanted, merge(frozen, trained)),
+      lambda counts: replicate(loss.matrices(counts), self.mesh),
+      counts,
     )
 
   def make_loss(self, stage: Stage, frozen: Variables) -> Any:
@@ -239,12 +282,12 @@ class Trainer:
   def make_score(self, stage: Stage, frozen: Variables):
     """(trained variables) -> scores on the choose split, by the names that stages and metrics use."""
     thresholds = build.thresholds(self.config)
-    counter = make_counter(self.model, wanted=stage.wanted, thresholds=thresholds)
+    counter = make_counter(self.model_of(stage), wanted=stage.wanted, thresholds=thresholds)
 
     def score(trained: Variables) -> dict[str, float]:
       variables = merge(frozen, trained)
       counts = self.evaluator.run(counter, variables, self.sources["choose"], Choice()).counts
-      names = [k for k in ("semantic", "detail") if f"confusion/{k}" in counts]
+      names = [k for k in ("base", "semantic", "detail") if f"confusion/{k}" in counts]
       mask = ["mask"] if "by_threshold" in counts else []
       by_candidate = candidate_scores(counts, names + mask, thresholds)
       scores = {f"{k}/mIoU": by_candidate.pop(k) or 0.0 for k in names}

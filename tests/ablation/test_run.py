@@ -13,10 +13,12 @@ from errseg_jax.ablation.rows import ROWS
 from errseg_jax.build import with_defaults
 from errseg_jax.cli import main
 from errseg_jax.errors import UserError
+from errseg_jax.pixel_losses import PLAIN
 from errseg_jax.train.loop import Stopped
 from errseg_jax.train.trainer import Trainer
 
 NAMES = "base_longer,paper"
+TWICE = {"detail_loss__balance": 0.5, "detail_loss__pixel": {"name": "median_frequency"}}
 RUNS = [f"seed{s}/{name}" for s in (0, 1) for name in ("base", "base_longer", "paper")]
 
 
@@ -129,6 +131,7 @@ def test_a_config_that_changed_is_refused(finished, config, monkeypatch, capsys)
   [
     ("papr", {}, "did you mean 'paper'"),
     ("prior_msp", {"detail_loss__weights": "none"}, "row 'prior_msp': config.detail_loss.weights"),
+    ("prior_msp", TWICE, "row 'prior_msp': detail_loss.pixel weighs classes"),
     ("base", {"splits__val": "nowhere"}, "row 'base': "),
     ("holdout", {"segmenter__init": "elsewhere"}, "leave it out"),
   ],
@@ -158,6 +161,19 @@ def test_a_row_that_fails_does_not_end_the_others(config, tmp_path, monkeypatch)
 @pytest.mark.parametrize("name", list(ROWS))
 def test_every_row_can_be_built(config, name, tmp_path):
   run.check(name, run.row_config(config, tmp_path, 0, name))
+
+
+def test_a_row_is_checked_without_reading_labels_and_its_control_has_its_loss(config, tmp_path, monkeypatch):
+  config = config.copy_and_resolve_references()
+  config.detail_loss.balance, config.detail_loss.pixel = 0.0, {"name": "median_frequency"}
+  for name in ("class_counts", "class_frequencies"):
+    monkeypatch.delattr(build, name)
+  for name in ("default", "base_longer_alike"):
+    run.check(name, run.row_config(config, tmp_path, 0, name))
+  alike = run.row_config(config, tmp_path, 0, "base_longer_alike")
+  assert build.loss(alike, "control").pixel == build.loss(config, "detail").pixel
+  plain = run.row_config(config, tmp_path, 0, "gau_decoder")
+  assert build.loss(plain, "detail").pixel == PLAIN
 
 
 def test_a_given_network_leaves_out_what_trains_one_anew(config):

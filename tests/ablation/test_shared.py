@@ -42,6 +42,8 @@ def config(tiny_config):
     ("default", "confidnet", []),
     ("gau_decoder", "hard_mining", []),
     ("base_longer", "base_longer_alike", []),
+    ("base_longer", "focal", []),
+    ("subnets", "subnets_confusion_loss", []),
   ],
 )
 def test_what_two_rows_have_in_common(config, tmp_path, first, second, stages):

@@ -12,6 +12,11 @@ def test_shares_are_of_labelled_pixels():
   np.testing.assert_allclose(got, [0.75, 0.25, 0])
 
 
+def test_counts_are_of_each_image():
+  got = frequencies.class_counts(source([[0, 0], [1, 255]], [[0, 255], [255, 255]]), 3)
+  np.testing.assert_array_equal(got, [[2, 1, 0], [1, 0, 0]])
+
+
 def test_without_a_labelled_pixel_every_share_is_zero():
   np.testing.assert_array_equal(frequencies.class_frequencies(source([[255]]), 2), [0, 0])
 

@@ -8,7 +8,7 @@ from scipy import special
 from errseg_jax.errors import UserError
 from errseg_jax.inference import extra_scores
 from errseg_jax.inference.confidnet import VoidAsClass
-from errseg_jax.models.error_aware import ErrorAware
+from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.structs import Features
 
 
@@ -17,6 +17,7 @@ class Net(nn.Module):
 
   rate: float = 0.5
   told_when_built: bool = False
+  mean: tuple[int, int, int] = (123, 117, 104)
 
   @nn.compact
   def __call__(self, image, train=False):
@@ -80,6 +81,25 @@ def test_augmented_images_are_put_back_in_place():
   logits = np.asarray(net.apply(variables, image, wanted=()).semantic, np.float64)
   got = special.expit(extra_scores.tta(net, variables, image, logits.argmax(-1), 8, 0))
   np.testing.assert_allclose(got, 1 - special.softmax(logits, -1).max(-1), atol=0.03)
+
+
+def test_a_scaled_image_keeps_its_shape_and_is_padded(monkeypatch):
+  net, variables, _ = model()
+  image = np.full((1, 20, 28, 3), 200, np.uint8)
+  seen = []
+
+  def look(net, variables, image, wanted):
+    seen.append(np.asarray(image))
+    return infer(net, variables, image, wanted)
+
+  monkeypatch.setattr(extra_scores, "infer", look)
+  extra_scores.tta(net, variables, image, labels_of(net, variables, image), 16, 1)
+  assert [x.shape[1:3] for x in seen] == [(20, 28), (17, 33), (33, 49)]  # of 20x28, 15x21 and 25x35
+  for padded, (height, width) in zip(seen[1:], ((15, 21), (25, 35)), strict=True):
+    inside = np.zeros(padded.shape[1:3], bool)
+    inside[:height, :width] = True
+    assert (padded[0][inside] == 200).all()
+    assert (padded[0][~inside] == Net.mean).all()
 
 
 def test_void_is_a_class_and_the_source_stays_as_it_is():

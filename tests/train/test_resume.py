@@ -99,6 +99,7 @@ def runs(tiny_config, tmp_path_factory):
   order = ("semantic", "detail", "error")
   config = tiny_config(order=order, error_branch__prior="detail", train__log_every=3)
   config.splits.update(error_source="crossfit", folds=2)
+  config.detail_loss.pixel = {"name": "confusion", "refresh": 2}  # the matrix in force is saved, too
   for name in order:
     config.stages[name].update(steps=5, save_every=1, eval_every=2, ema=0.9)
   (root / "config.json").write_text(config.to_json())

@@ -56,6 +56,13 @@ def test_a_given_network_that_knows_the_held_out_images_is_refused(tiny_config, 
     check_given(with_defaults(tiny_config(splits__error_source="holdout", **own)))
 
 
+def test_the_same_images_in_another_size_are_the_same_images(tiny_config, tmp_path):
+  claim(tmp_path, with_defaults(tiny_config(splits__choose="")))
+  own = {"segmenter__init": str(tmp_path), "splits__choose": "", "data__downscale": 2}
+  with pytest.raises(UserError, match=r"splits\.choose_fraction=0\.1, this config has 0\.3"):
+    check_given(with_defaults(tiny_config(splits__choose_fraction=0.3, **own)))
+
+
 def test_a_given_network_is_found_from_any_folder(trained, tiny_config, tmp_path, monkeypatch):
   monkeypatch.chdir(trained.parent)
   config = tiny_config(segmenter__init=trained.name)
