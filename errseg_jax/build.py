@@ -102,6 +102,7 @@ def with_defaults(config: ConfigDict) -> ConfigDict:
     (config.subnets, ConfusionGroups),
     (config.error_branch, ErrorBranch),
     (config.semantic_loss, losses.SemanticLoss),
+    (config.subnets_loss, losses.SubnetsLoss),
     (config.error_loss, losses.ErrorLoss),
     (config.detail_loss, losses.DetailLoss),
   ]

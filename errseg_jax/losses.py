@@ -142,12 +142,15 @@ class SubnetsLoss:
   Attributes:
     groups: class indices of each group.
     pixel: what a pixel costs and which count; one of `PIXEL_LOSSES` that weighs no class of the data set.
+    jaccard: weight of `jaccard_loss`, in the subnet's space, beside the pixel loss; 0 = off, as published.
   """
 
   groups: tuple[tuple[int, ...], ...]
   pixel: CrossEntropy = PLAIN
+  jaccard: float = 0.0
 
   def __post_init__(self):
+    check_jaccard(self.jaccard, "subnets_loss")
     if isinstance(self.pixel, InverseFrequency):
       raise UserError(
         "subnets_loss.pixel weighs the classes of the data set, and a subnet has its own: take another"
@@ -161,7 +164,8 @@ class SubnetsLoss:
     for number, (logits, group) in enumerate(zip(outputs.subnets, self.groups, strict=True)):
       own = group_label(label, group)
       values = self.pixel.values(logits, own, None if confusion is None else confusion[number])
-      losses.append(weighted_mean(values, self.pixel.pixel_weights(values, own)))
+      loss = weighted_mean(values, self.pixel.pixel_weights(values, own))
+      losses.append(with_jaccard(loss, logits, own, self.jaccard))
     return jnp.stack(losses).sum()
 
   def matrices(self, counts: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -18,7 +18,8 @@ from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.confusion import count_confusion
 from errseg_jax.inference.evaluator import make_evaluator
 from errseg_jax.inference.statistics import make_counter
-from errseg_jax.losses import SubnetsLoss
+from errseg_jax.losses import SubnetsLoss, jaccard_loss
+from errseg_jax.models.confusion_groups import group_label
 from errseg_jax.models.error_aware import infer
 from errseg_jax.pixel_losses import Confusion
 from errseg_jax.sharding import make_mesh
@@ -116,6 +117,8 @@ def test_each_subnet_has_the_loss_of_its_own_space():
     picked = np.take_along_axis(log_p, own[..., None], -1)[..., 0]
     want -= picked[label != 255].mean()
   assert SubnetsLoss(groups)(outputs, label) == pytest.approx(want, rel=1e-5)
+  extra = sum(jaccard_loss(z, group_label(label, g)) for z, g in zip(logits, groups, strict=True))
+  assert SubnetsLoss(groups, jaccard=2.0)(outputs, label) == pytest.approx(want + 2 * extra, rel=1e-5)
   counts = rng.integers(1, 9, (6, 6))
   loss = SubnetsLoss(groups, Confusion())
   matrices = loss.matrices(counts)
