@@ -129,8 +129,9 @@ TIMES = {  # seconds of three rounds; the second one is slow for all
 @pytest.mark.parametrize(("prior", "error_ms"), [("detail", 30.0), ("msp", 10.0)])
 def test_a_branch_costs_what_it_adds(tiny_config, monkeypatch, prior, error_ms):
   """With prior "detail" the error program runs the detail branch too, and is not charged for it."""
-  monkeypatch.setattr(bench, "times", lambda *args: TIMES)
+  monkeypatch.setattr(bench, "times", lambda *args: TIMES | {"network": TIMES["segmenter"]})
   cost = model_cost(tiny_config(error_branch__prior=prior), 64, 96)
+  assert "subnets" not in cost["groups"]
   assert cost["groups"]["segmenter"]["ms"] == pytest.approx(100)
   assert cost["groups"]["detail"]["ms"] == pytest.approx(20)
   assert cost["groups"]["error"]["ms"] == pytest.approx(error_ms)
@@ -139,6 +140,18 @@ def test_a_branch_costs_what_it_adds(tiny_config, monkeypatch, prior, error_ms):
   for key in ("parameters", "multiply_adds"):
     total = cost["groups"]["segmenter"][key] + cost["branches"][key]
     assert total == sizes["total"][key]
+
+
+def test_subnets_cost_what_they_add_and_the_branches_come_on_top(tiny_config, monkeypatch):
+  monkeypatch.setattr(bench, "times", lambda *args: TIMES | {"network": TIMES["segmenter"] + 0.004})
+  order = ("semantic", "subnets", "detail", "error")
+  config = tiny_config(order=order, groups__named=(("ground", "sign"),), error_branch__prior="detail")
+  cost, sizes = model_cost(config, 64, 96), size(config, 64, 96)
+  assert cost["groups"]["subnets"]["ms"] == pytest.approx(4)
+  assert cost["groups"]["detail"]["ms"] == pytest.approx(16)
+  assert cost["branches"]["ms"] == pytest.approx(46)
+  parts = (cost["groups"]["segmenter"], cost["groups"]["subnets"], cost["branches"])
+  assert sum(part["parameters"] for part in parts) == sizes["total"]["parameters"]
 
 
 def test_the_model_is_timed(tiny_config, capsys, monkeypatch):
