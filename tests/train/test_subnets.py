@@ -118,7 +118,7 @@ def test_each_subnet_has_the_loss_of_its_own_space():
     want -= picked[label != 255].mean()
   assert SubnetsLoss(groups)(outputs, label) == pytest.approx(want, rel=1e-5)
   extra = sum(jaccard_loss(z, group_label(label, g)) for z, g in zip(logits, groups, strict=True))
-  assert SubnetsLoss(groups, jaccard=2.0)(outputs, label) == pytest.approx(want + 2 * extra, rel=1e-5)
+  assert SubnetsLoss(groups, jaccard=2.0)(outputs, label) == pytest.approx(float(want + 2 * extra), rel=1e-5)
   counts = rng.integers(1, 9, (6, 6))
   loss = SubnetsLoss(groups, Confusion())
   matrices = loss.matrices(counts)
