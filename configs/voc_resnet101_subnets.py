@@ -52,6 +52,7 @@ def get_config(arg=None):
   config.segmenter.head = {"name": "fcn", "features": 512}
   config.groups.named = PUBLISHED["voc"]
   config.subnets.features, config.subnets.strides = 512, ()  # on the network's last features alone
+  config.subnets.rule, config.subnets_loss.jaccard = "product", 0.0
   config.subnets_loss.pixel = {"name": "confusion"}
   config.order = ("semantic", "subnets")
   sgd = {"name": "sgd", "momentum": 0.9, "weight_decay": 5e-4, "power": 1.0, "clip_norm": 0.0}

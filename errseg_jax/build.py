@@ -229,7 +229,7 @@ def subnets(config: ConfigDict, num_classes: int) -> ConfusionGroups | None:
   section = config.subnets.to_dict()
   groups = named_groups(config)
   section = {key: as_tuples(value) for key, value in section.items()}
-  known(section.get("rule", "product"), RULES, "config.subnets.rule")
+  known(section.get("rule", "known"), RULES, "config.subnets.rule")
   if (features := section.get("features", 2)) < 2:
     raise UserError(f"config.subnets.features={features} must be at least 2")
   for key in ("depth", "dilation"):

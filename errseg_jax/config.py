@@ -94,7 +94,8 @@ def default_config() -> ConfigDict:
   config.subnets = ConfigDict()  # of models.confusion_groups.ConfusionGroups, for the groups of config.groups
   # Of losses.SemanticLoss. `pixel`: a loss of pixel_losses.PIXEL_LOSSES by name, and its fields.
   config.semantic_loss = ConfigDict({"pixel": {"name": "cross_entropy"}})
-  config.subnets_loss = ConfigDict({"pixel": {"name": "confusion"}})  # of losses.SubnetsLoss
+  # Of losses.SubnetsLoss. Without the Jaccard loss subnets favour common classes, as the network itself does.
+  config.subnets_loss = ConfigDict({"jaccard": 2.0, "pixel": {"name": "confusion"}})
   # Of losses.ErrorLoss. Every pixel counts alike, so that P_ep is a probability from the start.
   config.error_loss = ConfigDict({"w1": 1.0, "w2": 1.0, "w3": 1.0})
   # Of losses.DetailLoss. Balance and Jaccard loss find rare classes; `choose` takes back what of the balance harms.

@@ -123,6 +123,7 @@ def test_p1_is_as_published(name):
   model = build.model(config, build.dataset(config).info.num_classes)
   assert [len(group) for group in model.subnets.groups] == [len(group) for group in PUBLISHED[groups]]
   loss = build.loss(config, "subnets")
+  assert (model.subnets.rule, loss.jaccard) == ("product", 0.0)
   assert loss.pixel == Confusion(strength=5.0, weights="raw", diag="one")
   for stage in ("semantic", "subnets"):
     section = config.stages[stage]

@@ -1,5 +1,7 @@
 """P1's two-by-two, subnets or not with the plain loss or the one that names the confusion, and what it is held against.
 
+Subnets and their fusion as published; a config's own are the row "default".
+
 All start from the same trained semantic network, and take as many steps on top of it as the config's branches.
 """
 
@@ -25,10 +27,17 @@ def with_pixel_loss(config: ConfigDict, base: str, name: str) -> ConfigDict:
   return config
 
 
+def published(config: ConfigDict, base: str) -> ConfigDict:
+  """On the base, fused by the product rule and without a Jaccard loss."""
+  config = on_base(config, base)
+  config.subnets.rule, config.subnets_loss.jaccard = "product", 0.0
+  return config
+
+
 def subnets(config: ConfigDict, base: str) -> ConfigDict:
   """Subnets for the groups of confused classes, with plain cross-entropy."""
   steps = branch_steps(config)
-  config = on_base(config, base)
+  config = published(config, base)
   config.order = ("subnets",)
   config.stages.subnets.steps = steps
   config.subnets_loss.pixel = pixel_section(config, "cross_entropy")
@@ -38,7 +47,7 @@ def subnets(config: ConfigDict, base: str) -> ConfigDict:
 def subnets_and_loss(config: ConfigDict, base: str) -> ConfigDict:
   """Both: the base trained on for half the steps, then its subnets, with the loss that names the confusion."""
   steps = branch_steps(config)
-  config = on_base(config, base)
+  config = published(config, base)
   config.order = ("finetune", "subnets")
   config.stages.finetune = config.stages.control.copy_and_resolve_references()
   config.stages.finetune.steps, config.stages.subnets.steps = steps - steps // 2, steps // 2

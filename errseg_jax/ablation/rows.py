@@ -145,9 +145,9 @@ ROWS: dict[str, Row] = {
   **{name: Row(_described(name), function) for name, function in ALTERNATIVES.items()},
   **{name: Row(what, function, family="confusion") for name, (what, function) in CONFUSION.items()},
 }
-CONTROLS = (BASE, CONTROL)
+SHARED = (BASE, CONTROL, "default")
 FAMILIES: dict[str, tuple[str, ...]] = {
-  family: tuple(name for name, row in ROWS.items() if row.family == family or name in CONTROLS)
+  family: tuple(name for name, row in ROWS.items() if row.family == family or name in SHARED)
   for family in ("correction", "confusion")
 }
 """What `--rows` may ask for at once: error prediction and correction (P0), confused classes (P1)."""

@@ -117,7 +117,8 @@ class ConfusionGroups(nn.Module):
   Attributes:
     num_classes: C.
     groups: class indices of each group.
-    rule: of the fusion, one of RULES.
+    rule: of the fusion, one of RULES; "product" as published. A subnet's "others" mostly repeats the network's own
+      word, and a product counts it twice.
     features: channels of the subnets.
     depth: 3x3 convolutions; as the following two, one value for all groups or one for each.
     dilation: of these.
@@ -127,7 +128,7 @@ class ConfusionGroups(nn.Module):
 
   num_classes: int
   groups: tuple[tuple[int, ...], ...]
-  rule: str = "product"
+  rule: str = "known"
   features: int = 64
   depth: tuple[int, ...] = (2,)
   dilation: tuple[int, ...] = (1,)

@@ -37,6 +37,8 @@ def test_every_row_takes_as_many_steps(config, tmp_path, name):
 def test_the_two_by_two(config, tmp_path):
   cells = {name: run.row_config(config, tmp_path, 0, name) for name in CONFUSION}
   assert cells["subnets"].subnets_loss.pixel.name == "cross_entropy"
+  for name in ("subnets", "subnets_confusion_loss"):
+    assert (cells[name].subnets.rule, cells[name].subnets_loss.jaccard) == ("product", 0.0)
   assert cells["confusion_loss"].semantic_loss.pixel.strength == 2.0
   both = cells["subnets_confusion_loss"]
   assert both.order == ("finetune", "subnets")
