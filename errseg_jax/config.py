@@ -52,6 +52,19 @@ def segmenter_section() -> ConfigDict:
   return config
 
 
+def stages_section() -> ConfigDict:
+  """A stage of each kind; `order` says which of them train."""
+  config = ConfigDict()
+  config.semantic = stage(40_000, 1e-3)
+  config.finetune = stage(40_000, 5e-4)  # a given network, trained on
+  config.subnets = stage(40_000, 1e-3)
+  config.error = stage(60_000, 1e-3)
+  config.detail = stage(90_000, 1e-3)
+  # The semantic network trained on for as many steps as both branches took, for comparison only.
+  config.control = stage(150_000, 1e-3)
+  return config
+
+
 def default_config() -> ConfigDict:
   """Everything that can be set."""
   config = ConfigDict()
@@ -111,14 +124,7 @@ def default_config() -> ConfigDict:
 
   # Stages that train, in order. "subnets" go before the branches, "finetune" before those; "control" may follow.
   config.order = ("semantic", "detail", "error")
-  config.stages = ConfigDict()
-  config.stages.semantic = stage(40_000, 1e-3)
-  config.stages.finetune = stage(40_000, 5e-4)  # a given network, trained on
-  config.stages.subnets = stage(40_000, 1e-3)
-  config.stages.error = stage(60_000, 1e-3)
-  config.stages.detail = stage(90_000, 1e-3)
-  # The semantic network trained on for as many steps as both branches took, for comparison only.
-  config.stages.control = stage(150_000, 1e-3)
+  config.stages = stages_section()
 
   config.train = ConfigDict()
   config.train.log_every = 50  # steps

@@ -16,8 +16,6 @@ from errseg_jax.pixel_losses import (
   Ohem,
 )
 
-B, H, W, C = 2, 4, 6, 5
-
 
 def refused(call, *words):
   with pytest.raises(UserError) as caught:

@@ -110,7 +110,7 @@ def class_gains(rows: Mapping[str, Any]) -> str:
   labels = {n: f"{'●' if all(v) else '○' if any(v) else ''} {n}" for n, v in in_groups.items()}
   size = (1.0 + 2.0 * len(shown), 1.2 + 0.22 * len(classes))
   figure = Figure(figsize=size, layout="constrained")
-  panels = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
+  panels = np.atleast_1d(figure.subplots(1, len(shown), sharex=True, sharey=True))
   for axes, (title, row) in zip(panels, shown.items(), strict=True):
     axes.axvline(0, color="#6b7280", linewidth=1)
     by_seed = {seed: run["class_gain"] for seed, run in row["seeds"].items()}
