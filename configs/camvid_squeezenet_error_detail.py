@@ -36,7 +36,7 @@ def get_config(arg=None):
   config.segmenter.mean = (123.0, 117.0, 104.0)  # as the ImageNet weights were trained
   config.segmenter.std = (1.0, 1.0, 1.0)
   config.segmenter.channels = "bgr"
-  config.error_branch = {"prior": "detail", "features": 48}
+  config.error_branch = {"name": "error", "prior": "detail", "features": 48}
   config.order = ("semantic", "detail", "error")
   # The pretrained backbone has no normalisation: it wants smaller steps than the new head.
   backbone = {"segmenter/backbone": 0.3}

@@ -21,7 +21,7 @@ def get_config(arg=None):
     config.transform.crop_size = (192, 256)
     config.segmenter.backbone = {"name": "resnet", "depth": 18, "width": 32, "output_stride": 16}
     config.segmenter.head = {"name": "deeplabv3plus", "features": 64, "low_features": 32, "separable": False}
-    config.error_branch = {"prior": "detail", "features": 24}
+    config.error_branch = {"name": "error", "prior": "detail", "features": 24}
     for name, steps in (("semantic", 2000), ("detail", 800), ("error", 300), ("control", 1100)):
       config.stages[name].steps = steps
       config.stages[name].eval_every = 0

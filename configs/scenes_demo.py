@@ -32,7 +32,7 @@ def get_config(arg=None):
     "separable": False,  # faster than depthwise on a CPU
     "dropout": 0.0,
   }
-  config.error_branch = {"prior": "detail", "features": 16}
+  config.error_branch = {"name": "error", "prior": "detail", "features": 16}
   config.detail_branch.update(residual=True, features=(48, 48, 24), encoder="all", encoder_features=16)
   config.order = ("semantic", "detail", "error", "control")
   config.stages.semantic = stage(3500, 3e-3, batch_size=8, weight_decay=1e-4)

@@ -60,6 +60,7 @@ def stages_section() -> ConfigDict:
   config.subnets = stage(40_000, 1e-3)
   config.error = stage(60_000, 1e-3)
   config.detail = stage(90_000, 1e-3)
+  config.cascade = stage(150_000, 1e-3)
   # The semantic network trained on for as many steps as both branches took, for comparison only.
   config.control = stage(150_000, 1e-3)
   return config
@@ -102,7 +103,7 @@ def default_config() -> ConfigDict:
 
   config.segmenter = segmenter_section()
 
-  config.error_branch = ConfigDict({"prior": "detail"})  # fields of models.error_branch.ErrorBranch
+  config.error_branch = ConfigDict({"name": "error", "prior": "detail"})  # of models.error_branches
   config.detail_branch = ConfigDict({"name": "detail", "residual": True})  # of models.detail_branches
   config.subnets = ConfigDict()  # of models.confusion_groups.ConfusionGroups, for the groups of config.groups
   # Of losses.SemanticLoss. `pixel`: a loss of pixel_losses.PIXEL_LOSSES by name, and its fields.
@@ -115,6 +116,15 @@ def default_config() -> ConfigDict:
   config.detail_loss = ConfigDict({"weights": "soft", "balance": 0.5, "jaccard": 2.0})
   config.detail_loss.pixel = {"name": "cross_entropy"}
 
+  config.cascade = (
+    ConfigDict()
+  )  # of models.cascade.Refine, where the stage "cascade" trains all branches at once
+  config.cascade_loss = ConfigDict()  # of losses.CascadeLoss
+  # A cascade at rest refines only where its attention, P(coarse label is wrong), exceeds the threshold.
+  config.early_exit = ConfigDict(
+    {"threshold": 0.0, "tile": 4}
+  )  # 0: everywhere; tile: cells of the shared map
+
   # Groups of classes that the semantic network confuses, found in its confusion matrix (`errseg confusion`).
   config.groups = ConfigDict()
   config.groups.named = ()  # by hand: (("car", "truck"), ...) or ("cityscapes",), ("voc",); (): found, as follows
@@ -123,6 +133,7 @@ def default_config() -> ConfigDict:
   config.groups.max_groups = 3  # the most confused are kept
 
   # Stages that train, in order. "subnets" go before the branches, "finetune" before those; "control" may follow.
+  # "cascade" is one stage for segmenter and branches, and the only one.
   config.order = ("semantic", "detail", "error")
   config.stages = stages_section()
 
@@ -134,6 +145,22 @@ def default_config() -> ConfigDict:
   config.choose.calibration = "platt"  # of P_ep; "isotonic"; "none": raw, as the paper uses it
   config.choose.fusions = ("semantic", "mask", "soft", "gate", "mean", "detail")  # candidates; one is taken
   config.choose.thresholds = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of "mask"
+  return config
+
+
+def cascade(config: ConfigDict, features: int = 512) -> ConfigDict:
+  """Sets network, branches, stage and fusion to P2 as published (Wang et al. 2017), on the config's backbone.
+
+  Args:
+    config: to change.
+    features: channels of the fine network's convolution.
+  """
+  config.segmenter.backbone.output_stride = 8
+  config.segmenter.head = {"name": "fcn", "map_as_high": True}
+  config.error_branch = {"name": "attention"}
+  config.detail_branch = {"name": "pyramid", "features": features}
+  config.order = ("cascade",)
+  config.choose.fusions = ("refined",)
   return config
 
 
@@ -172,11 +199,12 @@ def runlocal(config: ConfigDict) -> ConfigDict:
 
   A semantic stage comes first, from random weights, so that no published weights are needed.
   """
-  config.order = ("semantic", *(name for name in config.order if name != "semantic"))
+  if "cascade" not in config.order:
+    config.order = ("semantic", *(name for name in config.order if name != "semantic"))
   config.transform.crop_size = (65, 65)
   config.loader.threads = 1
   config.error_branch.features = 8
-  config.detail_branch.features = (8, 8, 8)
+  config.detail_branch.features = 8 if config.detail_branch.name == "pyramid" else (8, 8, 8)
   config.subnets.features = 8
   for name in config.order:
     config.stages[name].steps, config.stages[name].batch_size = 4, 2

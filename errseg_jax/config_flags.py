@@ -26,6 +26,8 @@ FREE = (
   "subnets_loss",
   "error_loss",
   "detail_loss",
+  "cascade",
+  "cascade_loss",
 )
 
 

@@ -33,10 +33,9 @@ from errseg_jax.progress import progress_bar
 from errseg_jax.sharding import make_mesh, replicate
 from errseg_jax.structs import DatasetInfo
 from errseg_jax.train.restore import stage_result, trained_variables
-from errseg_jax.train.stages import plan
+from errseg_jax.train.stages import plan, trained_branches
 from errseg_jax.train.state import merge
 
-BRANCHES = ("error", "detail")
 SWEEP = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # thresholds that are always scored
 
 
@@ -68,7 +67,7 @@ def evaluate(
   mesh = make_mesh(config.num_devices)
   variables = replicate(trained_variables(config, workdir, model), mesh)
   stages = {stage.name: stage for stage in plan(config)}
-  branches = tuple(b for b in BRANCHES if b in stages)
+  branches = trained_branches(stages.values())
   if confidnet and "error" not in branches:
     raise UserError(f"--confidnet: {workdir} has no error branch (config.order)")
   check_scores(scores, model, variables)

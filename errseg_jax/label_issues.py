@@ -29,7 +29,7 @@ from errseg_jax.report.issues import IssueCrop, crop, write_page
 from errseg_jax.sharding import make_mesh, replicate
 from errseg_jax.structs import IGNORE, DatasetInfo
 from errseg_jax.train.restore import trained_variables
-from errseg_jax.train.stages import plan
+from errseg_jax.train.stages import plan, trained_branches
 
 AGREES = -1  # in a map of contradictions: the label is missing or the network agrees with it
 SMALLEST = 1 / 4000  # of the image: regions below that are specks at the borders of objects
@@ -144,7 +144,7 @@ class Judge:
 
   def __init__(self, config: ConfigDict, workdir: pathlib.Path, info: DatasetInfo, by: str):
     build.known(by, RANKINGS, "--by")
-    wanted = tuple(s.name for s in plan(config) if s.name in ("error", "detail"))
+    wanted = trained_branches(plan(config))
     if by == "max_probability":
       wanted = ()
     elif "error" not in wanted:

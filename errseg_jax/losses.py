@@ -17,6 +17,7 @@ import numpy as np
 from errseg_jax.errors import UserError
 from errseg_jax.metrics.calibration import IDENTITY, Calibration, calibrated
 from errseg_jax.metrics.class_groups import aggregated, row_normalised
+from errseg_jax.models.cascade import Refine
 from errseg_jax.models.confusion_groups import group_label
 from errseg_jax.models.error_branch import max_probability_logit
 from errseg_jax.pixel_losses import (
@@ -312,6 +313,60 @@ class DetailLoss:
       logit = calibrated(outputs.error, self.calibration.arrays())
     p = jax.lax.stop_gradient(jax.nn.sigmoid(logit))
     return given * ((p > self.t) if self.weights == "mask" else 1.0 + self.k * p).astype(values.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class CascadeLoss:
+  """Coarse, attention and refined result of a cascade, one loss each, all trained at once (P2).
+
+  The attention learns where the coarse labels are wrong as they are in this step; no gradient flows through that.
+
+  Attributes:
+    semantic: of the coarse branch; its class weights hold for the refined result too.
+    error: of the attention branch, its difficulty map balanced as L_ep.
+    refine: what the three branches come to.
+    coarse: weight of the coarse loss.
+    attention: of the attention loss.
+    refined: of the mean of -log P_refine[y].
+  """
+
+  semantic: SemanticLoss
+  error: ErrorLoss
+  refine: Refine
+  coarse: float = 1.0
+  attention: float = 1.0
+  refined: float = 1.0
+
+  def __post_init__(self):
+    for name in ("coarse", "attention", "refined"):
+      if getattr(self, name) < 0:
+        raise UserError(f"cascade_loss.{name}={getattr(self, name)} must be 0 (off) or more")
+
+  @property
+  def pixel(self) -> CrossEntropy:
+    """The coarse branch's pixel loss."""
+    return self.semantic.pixel
+
+  def matrices(self, counts: np.ndarray) -> np.ndarray:
+    """What `confusion` is for pixels counted by truth and coarse label, [C, C]."""
+    return self.semantic.matrices(counts)
+
+  def __call__(self, outputs: Outputs, label: jax.Array, confusion: jax.Array | None = None) -> jax.Array:
+    """The weighted sum of `terms`."""
+    terms = self.terms(outputs, label, confusion)
+    return sum(getattr(self, name) * term for name, term in terms.items()) + 0.0
+
+  def terms(
+    self, outputs: Outputs, label: jax.Array, confusion: jax.Array | None = None
+  ) -> dict[str, jax.Array]:
+    """ "coarse", "attention" and "refined", each a mean over the valid pixels."""
+    fixed = dataclasses.replace(outputs, semantic=jax.lax.stop_gradient(outputs.semantic))
+    nll = self.refine.nll(outputs.semantic, outputs.detail, outputs.error, label)
+    return {
+      "coarse": self.semantic(outputs, label, confusion),
+      "attention": self.error(fixed, label),
+      "refined": weighted_mean(nll, label_weights(label, self.semantic.class_weights, nll.dtype)),
+    }
 
 
 WEIGHTS = ("mask", "soft", "all", "rank", "cascade")

@@ -83,6 +83,8 @@ class Outputs:
       pixel reached it) of each decoder.
     base: float32 [B, H, W, C], logits of the network without its subnets; None where it has none.
     subnets: float32 [B, H, W, K_g + 1] of each subnet, in their training only.
+    refined: float32 [B, H, W, C], scores in log space of what a cascade of coarse, attention and refine makes of all
+      three (P2); None of other networks.
   """
 
   semantic: jax.Array
@@ -92,6 +94,7 @@ class Outputs:
   stages: Any = ()
   base: Any = None
   subnets: Any = ()
+  refined: Any = None
 
 
 @struct.dataclass

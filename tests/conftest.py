@@ -74,11 +74,11 @@ def make_config(root: pathlib.Path, **changes):
     "separable": False,
   }
   config.order = ("semantic", "error", "detail")
-  config.error_branch = {"prior": "msp", "features": 8}
+  config.error_branch = {"name": "error", "prior": "msp", "features": 8}
   config.detail_branch.features = (8, 8, 8)
   config.detail_branch.dropout = 0.1
   config.subnets.features = 8
-  for name in ("semantic", "finetune", "subnets", "error", "detail", "control"):
+  for name in ("semantic", "finetune", "subnets", "error", "detail", "control", "cascade"):
     config.stages[name] = configs.stage(4, 3e-3, save_every=3, eval_every=2)
   config.train.log_every = 2
   for key, value in changes.items():

@@ -14,6 +14,7 @@ from errseg_jax.cli import main
 from errseg_jax.config_flags import load
 from errseg_jax.data.class_groups import PUBLISHED
 from errseg_jax.errors import UserError
+from errseg_jax.losses import DetailLoss, ErrorLoss
 from errseg_jax.models.backbones import resnet, xception
 from errseg_jax.models.heads import deeplabv3plus_rules, dpc_rules, pspnet_rules
 from errseg_jax.pixel_losses import Confusion
@@ -109,8 +110,8 @@ def test_paper_is_p0_as_published(name):
   assert transform.crop_size == (CONFIGS[name][1],) * 2
   assert (transform.scale_min, transform.scale_max, transform.scale_step) == (0.5, 2.0, 0.25)
   assert (transform.rotation, transform.flip, transform.photometric) == (10.0, True, 0.0)
-  assert build.loss(config, "error") == build.losses.ErrorLoss(w1=1.0, w2=1.5, rho=0.95)
-  assert build.loss(config, "detail") == build.losses.DetailLoss("mask", 0.7)
+  assert build.loss(config, "error") == ErrorLoss(w1=1.0, w2=1.5, rho=0.95)
+  assert build.loss(config, "detail") == DetailLoss("mask", 0.7)
   assert (config.choose.fusions, config.choose.thresholds) == (("mask",), (0.7,))
 
 

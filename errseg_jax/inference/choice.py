@@ -109,6 +109,8 @@ def fused_probabilities(outputs: Outputs, fusion: str, choice: dict[str, jax.Arr
   """P_f [B, H, W, C] of `rebalanced` outputs under a choice."""
   if fusion == "semantic" or outputs.detail is None:
     return jax.nn.softmax(outputs.semantic)
+  if fusion == "refined":
+    return jax.nn.softmax(outputs.refined)
   error = outputs.error if fusion in ("gate", *BLIND) else calibrated(outputs.error, choice)
   share = detail_share(outputs.semantic, outputs.detail, error, fusion, choice["threshold"], choice["gate"])
   return fuse(outputs.semantic, outputs.detail, share)

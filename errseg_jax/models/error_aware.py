@@ -1,4 +1,4 @@
-"""The whole network: a segmentation network with its subnets, error and detail branches."""
+"""The whole network: a segmentation network with its subnets, error and detail branches; or a cascade of the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from errseg_jax.models.cascade import Refine
 from errseg_jax.models.confusion_groups import fuse_groups
+from errseg_jax.models.early_exit import EarlyExit, exit_early
 from errseg_jax.models.error_branch import unweighted
 from errseg_jax.models.layers import resize
 from errseg_jax.structs import Features, Outputs
@@ -28,6 +30,8 @@ class ErrorAware(nn.Module):
       of the frozen label would be tilted, so the error branch sees its logits without them.
     subnets: (image, Features) -> logits of each group of confused classes; None without, and in the stages
       before they are trained.
+    refine: of a cascade (P2), whose three branches train together: what they come to; None of other networks.
+    early_exit: of a cascade at rest; None: its fine network sees the whole image.
   """
 
   segmenter: nn.Module
@@ -35,6 +39,8 @@ class ErrorAware(nn.Module):
   detail: nn.Module
   detail_weights: tuple[float, ...] = ()
   subnets: nn.Module | None = None
+  refine: Refine | None = None
+  early_exit: EarlyExit | None = None
 
   @nn.compact
   def __call__(
@@ -73,7 +79,11 @@ class ErrorAware(nn.Module):
       belief = None if detail is None else unweighted(detail, self.detail_weights)
       error = self.error(image, features, semantic, belief, "error" in train)
     stages = stages if "detail" in train else ()
-    return Outputs(semantic, error, detail, auxiliary, stages, base, groups if "subnets" in train else ())
+    groups = groups if "subnets" in train else ()
+    refined = None
+    if self.refine is not None and error is not None and detail is not None:
+      refined = self.refine(semantic, detail, error)
+    return Outputs(semantic, error, detail, auxiliary, stages, base, groups, refined)
 
   def joined(self, features: Features, groups: Sequence[jax.Array]) -> Features:
     """Features whose logits, which the branches read, are the fusion at the finest size of all maps."""
@@ -91,5 +101,7 @@ def infer(
   model: ErrorAware, variables: Any, image: jax.Array, wanted: Collection[str] = ("error", "detail")
 ) -> Outputs:
   """The forward pass with every group at rest."""
+  if model.early_exit is not None and {"error", "detail"} <= set(wanted):
+    return exit_early(model, variables, image, wanted)
   outputs: Any = model.apply(variables, image, wanted=wanted)
   return outputs

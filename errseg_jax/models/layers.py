@@ -134,7 +134,10 @@ class DepthwiseConv(nn.Module):
 
 
 class Conv(nn.Module):
-  """k x k convolution with symmetric padding dilation * (k - 1) / 2, so stride s maps size n to ceil(n / s)."""
+  """k x k convolution with symmetric padding dilation * (k - 1) / 2, so stride s maps size n to ceil(n / s).
+
+  Without padding (`padded=False`) the input brings that margin itself: a tile of a map.
+  """
 
   features: int
   kernel_size: int = 3
@@ -142,6 +145,7 @@ class Conv(nn.Module):
   dilation: int | tuple[int, int] = 1
   use_bias: bool = False
   dtype: str = "float32"
+  padded: bool = True
 
   @nn.compact
   def __call__(self, x):
@@ -150,7 +154,7 @@ class Conv(nn.Module):
       self.features,
       (self.kernel_size,) * 2,
       (self.stride,) * 2,
-      padding=[(rate * (self.kernel_size - 1) // 2,) * 2 for rate in rates],
+      padding=[(self.padded * rate * (self.kernel_size - 1) // 2,) * 2 for rate in rates],
       kernel_dilation=rates,
       use_bias=self.use_bias,
       kernel_init=nn.initializers.he_normal(),
@@ -240,6 +244,7 @@ class ConvBNReLU(nn.Module):
     separable_bn: batch normalisation and ReLU between the two.
     bn_epsilon: added to the variance.
     bn_group_size: images per batch-normalisation group, 0 = the whole batch.
+    padded: of the convolution that is not split (`Conv`).
   """
 
   features: int
@@ -250,6 +255,7 @@ class ConvBNReLU(nn.Module):
   bn_group_size: int = 0
   bn_epsilon: float = 1e-5
   separable_bn: bool = True
+  padded: bool = True
   dtype: str = "float32"
 
   @nn.compact
@@ -263,7 +269,8 @@ class ConvBNReLU(nn.Module):
         x = nn.relu(bn(name="depthwise_bn")(x, train))
       x = Conv(self.features, 1, dtype=self.dtype, name="pointwise")(x)
     else:
-      x = Conv(self.features, self.kernel_size, self.stride, self.dilation, dtype=self.dtype, name="conv")(x)
+      size = (self.kernel_size, self.stride, self.dilation)
+      x = Conv(self.features, *size, dtype=self.dtype, padded=self.padded, name="conv")(x)
     return nn.relu(bn(name="bn")(x, train))
 
 

@@ -67,7 +67,7 @@ def check_confusion(losses: Mapping[str, Any], splits: Splits) -> None:
         f"stage {stage!r}: pixel.on='choose' counts the confusion on split {splits.choose!r}, which is reported: "
         "set it to 'train'"
       )
-    if stage == "semantic" and not pixel.refresh and not {"finetune", "control"} & losses.keys():
+    if stage in ("semantic", "cascade") and not pixel.refresh and not {"finetune", "control"} & losses.keys():
       raise UserError(
         "semantic_loss.pixel.refresh=0: the network starts from nothing, so its confusion must be counted as it "
         "learns; set a number of steps, or train it with cross_entropy and on with stage 'finetune'"

@@ -14,7 +14,7 @@ from errseg_jax.errors import UserError
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.train.checkpoints import StageCheckpoints
 from errseg_jax.train.stages import plan
-from errseg_jax.train.state import Variables, split
+from errseg_jax.train.state import Variables, merge, split
 from errseg_jax.train.workdir import load_config
 
 PREPROCESSING = ("mean", "std", "channels", "size_remainder")
@@ -73,13 +73,16 @@ def segmenter_of(workdir: pathlib.Path, like: Variables) -> Variables:
   """
   config = load_config(workdir)
   stages = {stage.name: stage for stage in plan(config)}
-  last = "finetune" if "finetune" in stages else "semantic"
-  if last not in stages:
+  last = next((name for name in ("finetune", "semantic", "cascade") if name in stages), "")
+  if not last:
     return segmenter_of(pathlib.Path(config.segmenter.init), like)
+  if last == "cascade":  # its branches were trained, and saved, with it
+    model = build.model(config, build.dataset(config).info.num_classes)
+    like = merge(split(abstract_variables(model), ("error", "detail"))[0], like)
   steps = stages[last].steps
   checkpoints = StageCheckpoints(workdir, last, steps, config.train.select, create=False)
   try:
-    return checkpoints.result(like)
+    return split(checkpoints.result(like), ("segmenter",))[0]
   except UserError as error:
     if "segmenter/head" not in str(error) or "segmenter/backbone" in str(error):
       raise

@@ -13,7 +13,7 @@ from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.network import TrainedNetwork
 from errseg_jax.train.checkpoints import StageCheckpoints
 from errseg_jax.train.given import abstract_variables, segmenter_of
-from errseg_jax.train.stages import Stage, plan
+from errseg_jax.train.stages import Stage, plan, trained_branches
 from errseg_jax.train.state import Variables, merge, split
 from errseg_jax.train.workdir import load_config
 
@@ -54,7 +54,7 @@ def load(workdir: str | pathlib.Path, config: ConfigDict | None = None) -> Train
   """
   workdir = pathlib.Path(workdir)
   config = load_config(workdir) if config is None else config
-  if missing := {"error", "detail"} - set(config.order):
+  if missing := {"error", "detail"} - set(trained_branches(plan(config))):
     raise UserError(
       f"{workdir}: this run trained no {' and no '.join(sorted(missing))} branch (config.order)"
     )

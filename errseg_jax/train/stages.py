@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import zlib
+from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
@@ -18,7 +19,7 @@ class Kind:
 
   Attributes:
     groups: top-level parameter groups it trains. "finetune" trains a given network on, and unlike "control" hands
-      it to the stages after it.
+      it to the stages after it. "cascade" trains a whole network at once (P2).
     wanted: branches its loss needs; the error branch runs in the detail stage where it is trained already.
     source: part of the training images, a key of `Splits.sources`.
     score: name of the score on the choose split that picks the best checkpoint.
@@ -39,6 +40,7 @@ KINDS = {
   "error": Kind(("error",), ("error",), "branches", "error/AUPR_error"),
   "detail": Kind(("detail",), ("detail",), "branches", "fused/mIoU"),
   "control": Kind(("segmenter",), (), "semantic", "semantic/mIoU", aside=True),
+  "cascade": Kind(("segmenter", "error", "detail"), ("error", "detail"), "semantic", "fused/mIoU"),
 }
 
 BRANCHES = ("subnets", "error", "detail")
@@ -101,7 +103,10 @@ def plan(config: ConfigDict) -> list[Stage]:
   order = [known(name, KINDS, "config.order: stage") for name in config.order]
   if len(set(order)) != len(order):
     raise UserError(f"config.order={tuple(order)}: a stage is named twice")
-  if config.segmenter.init:
+  if "cascade" in order:
+    if len(order) > 1:
+      raise UserError(f"config.order={tuple(order)}: 'cascade' trains everything at once, so it stands alone")
+  elif config.segmenter.init:
     order = [name for name in order if name != "semantic"]
   elif "semantic" not in order:
     raise UserError("config.order has no semantic stage and config.segmenter.init names no network")
@@ -123,6 +128,12 @@ def plan(config: ConfigDict) -> list[Stage]:
       planned += [{**fields, **aside, "name": fold, "source": f"without_{fold}"} for fold in folds]
     stages += [construct(Stage, config.stages[name], f"stages.{name}", **values) for values in planned]
   return stages
+
+
+def trained_branches(stages: Iterable[Stage]) -> tuple[str, ...]:
+  """Which of the error and the detail branch some stages train."""
+  groups = {group for stage in stages for group in stage.groups}
+  return tuple(branch for branch in ("error", "detail") if branch in groups)
 
 
 def _folds(config: ConfigDict, order: list[str]) -> tuple[str, ...]:

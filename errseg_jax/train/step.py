@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from errseg_jax.losses import error_target
+from errseg_jax.losses import CascadeLoss, error_target
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.pixel_losses import weighted_mean
 from errseg_jax.structs import IGNORE, Batch
@@ -21,6 +21,8 @@ Step = Callable[[TrainState, Variables, Batch], tuple[TrainState, dict[str, jax.
 
 def make_loss(model: ErrorAware, stage: Stage, loss: Any) -> Callable:
   """(trained params, trained batch_stats, frozen, batch, rng) -> (loss, (new batch_stats, metrics)).
+
+  The terms of a cascade's loss are metrics too.
 
   Where the segmenter is frozen, `error_rate` is its rate of wrong pixels in the images as they are fed: what
   the branches learn from, to hold against `choose/error_rate`, that on unseen images.
@@ -44,7 +46,10 @@ def make_loss(model: ErrorAware, stage: Stage, loss: Any) -> Callable:
     )
     new = changed.get("batch_stats", {})
     metrics = {} if "segmenter" in stage.groups else {"error_rate": error_rate(outputs.semantic, batch.label)}
-    return loss(outputs, batch.label, **frozen.get("loss", {})), ({g: new[g] for g in batch_stats}, metrics)
+    more = frozen.get("loss", {})
+    if isinstance(loss, CascadeLoss):
+      metrics |= loss.terms(outputs, batch.label, **more)
+    return loss(outputs, batch.label, **more), ({g: new[g] for g in batch_stats}, metrics)
 
   return loss_fn
 

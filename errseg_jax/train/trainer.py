@@ -32,7 +32,7 @@ from errseg_jax.train.confusion import ConfusionInput, check_confusion, with_gro
 from errseg_jax.train.initialise import initial_variables
 from errseg_jax.train.loop import Loop, StopSignal
 from errseg_jax.train.optim import make_optimizer
-from errseg_jax.train.stages import BRANCHES, Stage, plan
+from errseg_jax.train.stages import BRANCHES, Stage, plan, trained_branches
 from errseg_jax.train.state import TrainState, Variables, merge, split
 from errseg_jax.train.step import make_step
 from errseg_jax.train.workdir import claim
@@ -85,14 +85,18 @@ class Trainer:
     build.thresholds(config)
     if not config.choose.fusions:
       raise UserError(f"config.choose.fusions is empty; known: {', '.join(FUSIONS)}")
-    names = {stage.name for stage in self.stages}
-    if "detail" in names and not self.fuses:
+    self.branches = trained_branches(self.stages)
+    if "detail" in self.branches and not self.fuses:
       raise UserError(
         f"config.choose.fusions={tuple(config.choose.fusions)} all ask the error branch, which config.order="
         f"{tuple(config.order)} does not train: add one of {', '.join(BLIND)}"
       )
     for fusion in config.choose.fusions:
       build.known(fusion, FUSIONS, "config.choose.fusions")
+      if fusion == "refined" and self.model.refine is None:
+        raise UserError(
+          "config.choose.fusions: 'refined' is what a cascade makes of its branches; order has none"
+        )
     build.known(config.choose.calibration, CALIBRATIONS, "config.choose.calibration")
     build.known(config.train.select, ("best", "last"), "config.train.select")
     if self.splits.both_ways and config.train.select == "best":
@@ -137,12 +141,13 @@ class Trainer:
   @property
   def fuses(self) -> bool:
     """There is something to choose from: a detail branch, and an error branch where the fusions ask one."""
-    trained, fusions = {stage.name for stage in self.stages}, self.config.choose.fusions
+    trained, fusions = self.branches, self.config.choose.fusions
     return "detail" in trained and ("error" in trained or bool(set(BLIND) & set(fusions)))
 
   def model_of(self, stage: Stage) -> ErrorAware:
-    """The network as a stage meets it: with its subnets from their own stage on."""
-    return self.model if stage.kind in BRANCHES else self.model.clone(subnets=None)
+    """The network as a stage meets it: with its subnets from their own stage on, and whole images."""
+    model = self.model.clone(early_exit=None)
+    return model if stage.kind in BRANCHES else model.clone(subnets=None)
 
   def check_groups(self) -> None:
     for part in ("backbone", "head"):
@@ -250,7 +255,7 @@ class Trainer:
 
     if "confusion" in progress:
       counts = np.asarray(progress["confusion"], np.int64)
-    elif stage.kind == "semantic":
+    elif stage.kind == "semantic" or (stage.kind == "cascade" and not self.config.segmenter.init):
       counts = np.eye(self.dataset.info.num_classes, dtype=np.int64)
     else:
       model = self.model if stage.kind == "detail" else self.model.clone(subnets=None)
@@ -282,14 +287,16 @@ class Trainer:
   def make_score(self, stage: Stage, frozen: Variables):
     """(trained variables) -> scores on the choose split, by the names that stages and metrics use."""
     thresholds = build.thresholds(self.config)
-    counter = make_counter(self.model_of(stage), wanted=stage.wanted, thresholds=thresholds)
+    model = self.model_of(stage)
+    refined = ["refined"] if model.refine is not None else []
+    counter = make_counter(model, wanted=stage.wanted, fusions=refined, thresholds=thresholds)
 
     def score(trained: Variables) -> dict[str, float]:
       variables = merge(frozen, trained)
       counts = self.evaluator.run(counter, variables, self.sources["choose"], Choice()).counts
       names = [k for k in ("base", "semantic", "detail") if f"confusion/{k}" in counts]
       mask = ["mask"] if "by_threshold" in counts else []
-      by_candidate = candidate_scores(counts, names + mask, thresholds)
+      by_candidate = candidate_scores(counts, names + mask + refined, thresholds)
       scores = {f"{k}/mIoU": by_candidate.pop(k) or 0.0 for k in names}
       if "detail" in names:
         best = max([v or 0.0 for v in by_candidate.values()] or [0.0])
@@ -322,5 +329,5 @@ class Trainer:
       fusions=tuple(section.fusions),
       thresholds=build.thresholds(self.config),
       on=f"{count} images ({where})",
-      wanted=tuple(branch for branch in ("error", "detail") if branch in {s.name for s in self.stages}),
+      wanted=self.branches,
     )

@@ -26,7 +26,7 @@ from errseg_jax.models.heads import (
 )
 from errseg_jax.models.heads.dpc_cells import PUBLISHED, Branch, read_cell
 from errseg_jax.models.heads.dupsampling import depth_to_space
-from errseg_jax.models.heads.pspnet import bin_means
+from errseg_jax.models.pyramid import bin_means
 from errseg_jax.models.segmenter import Segmenter
 
 # What a config with a tiny backbone sets, and the stride of the logits at output stride 16.

@@ -2,36 +2,12 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from errseg_jax.models.backbones.endpoints import Endpoints
 from errseg_jax.models.heads.head import Head
-from errseg_jax.models.layers import Conv, at_least_float32, resize
+from errseg_jax.models.pyramid import PyramidPooling
 from errseg_jax.structs import Features
-
-
-def bin_weights(size: int, bins: int) -> np.ndarray:
-  """Mean over each of `bins` spans of `size` pixels, [bins, size].
-
-  Span i runs from floor(i * size / bins) to ceil((i + 1) * size / bins), so spans overlap by a pixel where they
-  do not divide the size, and none is empty.
-  """
-  pixel = np.arange(size)[None]
-  first = np.arange(bins)[:, None] * size // bins
-  end = -(-(np.arange(bins)[:, None] + 1) * size // bins)
-  inside = (pixel >= first) & (pixel < end)
-  return inside / inside.sum(1, keepdims=True)
-
-
-def bin_means(x: jax.Array, bins: int) -> jax.Array:
-  """Means over bins x bins parts of a map, [B, h, w, K] -> [B, bins, bins, K] in x's type."""
-  wide = at_least_float32(x)
-  rows, columns = (jnp.asarray(bin_weights(n, bins), wide.dtype) for n in x.shape[1:3])
-  exact = jax.lax.Precision.HIGHEST
-  return jnp.einsum("ph,bhwk,qw->bpqk", rows, wide, columns, precision=exact).astype(x.dtype)
 
 
 class PSPNet(Head):
@@ -66,18 +42,16 @@ class PSPNet(Head):
   def __call__(self, endpoints: Endpoints, train: bool) -> Features:
     """Endpoints -> Features with logits at the map's stride and what the classifier sees as `high`."""
     x = self.low(endpoints, self.stride) if self.stride else endpoints.final
-    levels = [self.level(x, bins, train) for bins in self.bins]
-    x = jnp.concatenate([*levels, x] if self.map_last else [x, *levels], -1)
-    x = self.unit(self.features, self.kernel_size, name="bottleneck")(x, train)
+    pooling = PyramidPooling(
+      self.unit,
+      self.bins,
+      self.bin_features,
+      self.global_bn,
+      self.map_last,
+      self.align_corners,
+      self.dtype,
+      name="pyramid",
+    )
+    x = self.unit(self.features, self.kernel_size, name="bottleneck")(pooling(x, train), train)
     logits = self.classify(self.drop(x, self.dropout, train), self.classifier_kernel)
     return self.finish(endpoints, logits, x, train)
-
-  def level(self, x: jax.Array, bins: int, train: bool) -> jax.Array:
-    """One level of the pyramid at the map's size."""
-    features = self.bin_features or x.shape[-1] // len(self.bins)
-    y = bin_means(x, bins)
-    if bins == 1 and not self.global_bn:
-      y = nn.relu(Conv(features, 1, use_bias=True, dtype=self.dtype, name="bin1")(y))
-    else:
-      y = self.unit(features, 1, name=f"bin{bins}")(y, train)
-    return resize(y, x.shape[1:3], self.align_corners)

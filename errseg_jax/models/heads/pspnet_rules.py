@@ -35,7 +35,7 @@ def semseg() -> tuple[Rule, ...]:
   """semseg's, with or without its auxiliary head."""
   rules: tuple[Rule, ...] = ()
   for i, bins in enumerate(BINS):
-    rules += torch_unit(rf"ppm\.features\.{i}\.1", rf"ppm\.features\.{i}\.2", f"bin{bins}")
+    rules += torch_unit(rf"ppm\.features\.{i}\.1", rf"ppm\.features\.{i}\.2", f"pyramid/bin{bins}")
   rules += torch_unit(r"cls\.0", r"cls\.1", "bottleneck")
   rules += torch_conv(r"cls\.4", "classifier", bias=True)
   return (*rules, *sequential_classifier("aux.", "auxiliary"))
@@ -43,10 +43,10 @@ def semseg() -> tuple[Rule, ...]:
 
 def smp() -> tuple[Rule, ...]:
   """segmentation-models-pytorch's; its 1x1 level has a bias in place of batch normalisation."""
-  rules = torch_conv(r"psp\.blocks\.0\.pool\.1\.0", "bin1", bias=True)
+  rules = torch_conv(r"psp\.blocks\.0\.pool\.1\.0", "pyramid/bin1", bias=True)
   for i, bins in list(enumerate(BINS))[1:]:
     block = rf"psp\.blocks\.{i}\.pool\.1"
-    rules += torch_unit(rf"{block}\.0", rf"{block}\.1", f"bin{bins}")
+    rules += torch_unit(rf"{block}\.0", rf"{block}\.1", f"pyramid/bin{bins}")
   rules += torch_unit(r"conv\.0", r"conv\.1", "bottleneck")
   return (*prefixed(rules, "decoder."), *smp_classifier())
 
@@ -55,7 +55,7 @@ def mmseg() -> tuple[Rule, ...]:
   """mmsegmentation's PSPHead, with or without the auxiliary head."""
   rules: tuple[Rule, ...] = ()
   for i, bins in enumerate(BINS):
-    rules += mmseg_unit(rf"psp_modules\.{i}\.1", f"bin{bins}")
+    rules += mmseg_unit(rf"psp_modules\.{i}\.1", f"pyramid/bin{bins}")
   rules += mmseg_unit("bottleneck", "bottleneck")
   rules += torch_conv("conv_seg", "classifier", bias=True)
   return (*prefixed(rules, "decode_head."), *mmseg_auxiliary())

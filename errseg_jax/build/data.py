@@ -1,0 +1,34 @@
+"""Images of a config: data set, splits, augmentation."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from errseg_jax.build.sections import construct
+from errseg_jax.data import datasets
+from errseg_jax.data.splits import Splits
+from errseg_jax.data.transforms import TrainTransform
+
+
+def dataset(config: ConfigDict) -> datasets.Dataset:
+  """The data set of `config.data`."""
+  section = config.data.to_dict()
+  return datasets.build(section.pop("name"), **section)
+
+
+def splits(config: ConfigDict) -> Splits:
+  """The parts of the data set and their roles."""
+  return construct(Splits, config.splits, "splits")
+
+
+def pad_value(config: ConfigDict) -> tuple[int, int, int]:
+  """RGB colour of padding: the mean that preprocessing subtracts."""
+  r, g, b = (round(m) for m in config.segmenter.mean)
+  return r, g, b
+
+
+def transform(config: ConfigDict, source: str = "semantic") -> TrainTransform:
+  """Augmentation of the images of a training source; "strong" errors come from what the branches are fed."""
+  plain = construct(TrainTransform, config.transform, "transform", pad_value=pad_value(config))
+  strong = source == "branches" and config.splits.error_source == "strong"
+  return plain.stronger(config.splits.strength) if strong else plain
