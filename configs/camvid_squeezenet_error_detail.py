@@ -7,13 +7,14 @@ P0 (Gong et al. 2021) attached to a small network. The default differs from the 
 for it: the detail branch is residual and learns on every pixel, the error branch starts from the detail
 branch's disbelief, and what is fused is chosen on held-out images. `:paper` is P0 as published, on the network
 of another workdir (`--config.segmenter.init=W`); `:control` trains that network on for as many steps as the
-branches took. `:half` is everything at 240x180 with a network trained for longer: what
+branches took. `:cascade` trains coarse, attention and refine branches at once (P2), as long as all of these
+stages. `:half` is everything at 240x180 with a network trained for longer: what
 `errseg ablate` compares methods on. Expected times and scores: README, "Results".
 """
 
 import os
 
-from errseg_jax.config import default_config, paper, stage
+from errseg_jax.config import cascade, default_config, paper, stage
 from errseg_jax.errors import UserError
 
 DETAIL_STEPS, ERROR_STEPS = 1000, 150
@@ -54,6 +55,9 @@ def get_config(arg=None):
     config = paper(config)
   elif arg == "control":
     config.order = ("control",)
+  elif arg == "cascade":
+    config = cascade(config, features=128)
+    config.stages.cascade = stage(3000 + DETAIL_STEPS + ERROR_STEPS, 1e-3, **semantic)
   elif arg:
-    raise UserError(f"unknown argument {arg!r} of this config; known: half, paper, control")
+    raise UserError(f"unknown argument {arg!r} of this config; known: half, paper, control, cascade")
   return config

@@ -3,12 +3,14 @@
     export SQUEEZENET_WEIGHTS=squeezenet1_1_imagenet.npz
     errseg train --config=configs/msrc21_squeezenet_error_detail.py --config.data.root=$MSRC21 --workdir=W
 
+`:subnets` trains subnets for the classes that it confuses (P1), `:cascade` coarse, attention and refine branches at
+once (P2), as long as all stages of the default.
 The folder holds images/{train,val} and labels/{train,val}; 255 is ignored.
 """
 
 import os
 
-from errseg_jax.config import default_config, stage
+from errseg_jax.config import cascade, default_config, stage
 from errseg_jax.errors import UserError
 
 CLASSES = [
@@ -59,6 +61,9 @@ def get_config(arg=None):
   config.subnets_loss.pixel = {"name": "confusion"}
   if arg == "subnets":
     config.order = ("semantic", "subnets")
+  elif arg == "cascade":
+    config = cascade(config, features=128)
+    config.stages.cascade = stage(3000 + DETAIL_STEPS + ERROR_STEPS, 1e-3, **semantic)
   elif arg:
-    raise UserError(f"unknown argument {arg!r} of this config; known: subnets")
+    raise UserError(f"unknown argument {arg!r} of this config; known: subnets, cascade")
   return config

@@ -6,10 +6,11 @@
 A small ResNet DeepLabv3+ from scratch, then the detail branch on its frozen features, then the error branch
 (P0, Gong et al. 2021; options as README, "What is different from the paper"). The last stage trains the
 semantic network on for as many steps as both branches took: what the gain must be held against.
-Expected times and scores: README, "Results".
+`:subnets` trains subnets for the classes that it confuses (P1), `:stacked` both branches on top of those, `:cascade`
+coarse, attention and refine branches at once (P2). Expected times and scores: README, "Results".
 """
 
-from errseg_jax.config import default_config, stage
+from errseg_jax.config import cascade, default_config, stage
 from errseg_jax.errors import UserError
 
 DETAIL_STEPS, ERROR_STEPS = 500, 200
@@ -45,6 +46,9 @@ def get_config(arg=None):
     config.order = ("semantic", "subnets")
   elif arg == "stacked":
     config.order = ("subnets", "detail", "error")
+  elif arg == "cascade":
+    config = cascade(config, features=64)
+    config.stages.cascade = stage(3500 + DETAIL_STEPS + ERROR_STEPS, 3e-3, batch_size=8, weight_decay=1e-4)
   elif arg:
-    raise UserError(f"unknown argument {arg!r} of this config; known: subnets, stacked")
+    raise UserError(f"unknown argument {arg!r} of this config; known: subnets, stacked, cascade")
   return config

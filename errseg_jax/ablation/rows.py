@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from errseg_jax.ablation.alternatives import ALTERNATIVES, branch_steps, on_base
+from errseg_jax.ablation.cascade_rows import CASCADE
 from errseg_jax.ablation.confusion_rows import CONFUSION
 from errseg_jax.config import paper
 
@@ -96,8 +97,8 @@ def all_pixels(config: ConfigDict, base: str) -> ConfigDict:
   return config
 
 
-def _described(name: str) -> str:
-  return (ALTERNATIVES[name].__doc__ or name).splitlines()[0].rstrip(".")
+def _described(function: Callable[[ConfigDict, str], ConfigDict]) -> str:
+  return (function.__doc__ or "").splitlines()[0].rstrip(".")
 
 
 BASE, CONTROL = "base", "base_longer"
@@ -142,7 +143,8 @@ ROWS: dict[str, Row] = {
     anew=True,
   ),
   "strong": Row("branches learn from strongly augmented images", branches, source="strong"),
-  **{name: Row(_described(name), function) for name, function in ALTERNATIVES.items()},
+  **{name: Row(_described(function), function) for name, function in ALTERNATIVES.items()},
+  **{name: Row(_described(function), function, anew=True) for name, function in CASCADE.items()},
   **{name: Row(what, function, family="confusion") for name, (what, function) in CONFUSION.items()},
 }
 SHARED = (BASE, CONTROL, "default")

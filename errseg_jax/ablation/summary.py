@@ -175,7 +175,7 @@ def budget(folder: str, allowed: int) -> dict[str, Any]:
     steps, passes = steps + network, passes + network_passes
   image = read_results(pathlib.Path(folder))["speed"]["image_size"]
   groups = size(config, *image)["groups"]
-  used = {stage.name for stage in plan(config)}
+  used = {group for stage in plan(config) for group in stage.groups}
   groups = {g: v for g, v in groups.items() if g.startswith("segmenter") or g in used}
   return {
     "steps": steps,
