@@ -116,6 +116,15 @@ def test_a_claimed_size_that_the_file_has_no_bytes_for_is_refused(tmp_path):
     assert "a.mat: " in damaged(tmp_path / "a.mat", changed)
 
 
+def test_a_part_that_claims_more_bytes_than_there_are_is_refused(tmp_path):
+  content, size = mat(S=VALUES.astype(np.int64)), VALUES.size * 8
+  tag = struct.pack("<II", 12, size)
+  assert content.count(tag) == 1
+  assert "a part of a variable is cut short" in damaged(
+    tmp_path / "a.mat", content.replace(tag, struct.pack("<II", 12, size + 8))
+  )
+
+
 @pytest.mark.parametrize("packed", [True, False])
 def test_damaged_bytes_are_a_user_error_or_a_matrix(tmp_path, packed):
   rng, path = np.random.default_rng(0), tmp_path / "a.mat"
