@@ -143,7 +143,7 @@ def control_scores(
 ) -> dict[str, Any]:
   """Scores of the network that was trained on."""
   counts = evaluator.run(make_counter(model.clone(subnets=None), wanted=()), control, source, Choice()).counts
-  return segmentation_scores(counts["confusion/semantic"], info.classes)
+  return segmentation_scores(counts["confusion/semantic"], info.classes, info.absent)
 
 
 def check_scores(scores: tuple[str, ...], model: ErrorAware, variables: Any) -> None:
@@ -171,9 +171,10 @@ def segmentation_results(totals: Totals, info: DatasetInfo) -> dict[str, Any]:
   out: dict[str, Any] = {}
   for name in ("base", "semantic", "detail", "fused"):
     if f"confusion/{name}" in totals.counts:
-      out[name] = segmentation_scores(totals.counts[f"confusion/{name}"], info.classes)
+      out[name] = segmentation_scores(totals.counts[f"confusion/{name}"], info.classes, info.absent)
     if f"boundary/{name}" in totals.counts:
-      out[name] |= boundary_iou(totals.counts[f"boundary/{name}"], info.classes)
+      left_out = [c for c, iou in out[name]["IoU"].items() if iou is None]
+      out[name] |= boundary_iou(totals.counts[f"boundary/{name}"], info.classes, left_out)
   return out
 
 
@@ -234,7 +235,7 @@ def sweep(counts, hist, hard, thresholds, info: DatasetInfo) -> list[dict[str, A
   for k, t in enumerate(thresholds):
     row = threshold_scores(hist, hard, t)
     confusion = mask_confusion(counts["by_threshold"], k)
-    rows.append(row | {"mIoU": segmentation_scores(confusion, info.classes)["mIoU"]})
+    rows.append(row | {"mIoU": segmentation_scores(confusion, info.classes, info.absent)["mIoU"]})
   return rows
 
 

@@ -22,11 +22,14 @@ class DatasetInfo:
     name: the name a config uses.
     classes: class names; a label value is an index into them, or 255 for ignore.
     palette: one RGB colour (0..255) per class.
+    absent: class names that the published test split has no pixel of, and that its published scores leave out: in a
+      split without them they enter no mean, even where they are predicted.
   """
 
   name: str
   classes: tuple[str, ...]
   palette: tuple[tuple[int, int, int], ...]
+  absent: tuple[str, ...] = ()
 
   @property
   def num_classes(self) -> int:

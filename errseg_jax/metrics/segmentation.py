@@ -111,20 +111,22 @@ def _by_class(values: np.ndarray, classes: Sequence[str]) -> dict[str, float | N
   return {name: None if np.isnan(v) else float(v) for name, v in zip(classes, values, strict=True)}
 
 
-def segmentation_scores(confusion: np.ndarray, classes: Sequence[str]) -> dict:
+def segmentation_scores(confusion: np.ndarray, classes: Sequence[str], absent: Sequence[str] = ()) -> dict:
   """The usual scores of a confusion matrix.
 
   Args:
     confusion: integer [C, C], rows are truth.
     classes: the C class names.
+    absent: names of classes that a prediction alone brings no score (`DatasetInfo.absent`).
 
   Returns:
     mIoU, aAcc, mAcc, mDice (percent or None) and IoU, Acc (class -> percent or None). A class that
     is neither in the truth nor predicted has no IoU, one that is not in the truth no Acc; neither
-    enters the mean.
+    enters the mean. A pixel that is taken for a class of `absent` is still wrong for its own class.
   """
   confusion = np.asarray(confusion, np.int64)
   hit, truth, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+  predicted = np.where((truth == 0) & [name in absent for name in classes], 0, predicted)
   iou = _ratio(hit, truth + predicted - hit)
   accuracy = _ratio(hit, truth)
   return {
@@ -137,9 +139,9 @@ def segmentation_scores(confusion: np.ndarray, classes: Sequence[str]) -> dict:
   }
 
 
-def boundary_iou(counts: np.ndarray, classes: Sequence[str]) -> dict:
-  """Boundary IoU of `boundary_counts` [2, C]: mBIoU and BIoU (class -> percent or None)."""
-  values = _ratio(counts[0], counts[1])
+def boundary_iou(counts: np.ndarray, classes: Sequence[str], left_out: Sequence[str] = ()) -> dict:
+  """Boundary IoU of `boundary_counts` [2, C]: mBIoU and BIoU (class -> percent, or None as those `left_out`)."""
+  values = _ratio(counts[0], np.where([name in left_out for name in classes], 0, counts[1]))
   return {"mBIoU": _mean(values), "BIoU": _by_class(values, classes)}
 
 

@@ -62,6 +62,32 @@ def test_class_that_is_only_predicted_has_iou_zero():
   assert scores["Acc"]["b"] is None
 
 
+def test_a_class_declared_absent_leaves_every_mean_even_where_it_is_predicted():
+  confusion = np.array([[6, 2, 1], [1, 9, 0], [0, 0, 0]])
+  counted = segmentation.segmentation_scores(confusion, ("a", "b", "cow"))
+  scores = segmentation.segmentation_scores(confusion, ("a", "b", "cow"), ("cow",))
+  assert counted["IoU"]["cow"] == 0
+  assert scores["IoU"]["cow"] is None
+  # Its one pixel is still an error of class a.
+  assert scores["IoU"]["a"] == counted["IoU"]["a"] == 60
+  assert scores["mIoU"] == pytest.approx((60 + 75) / 2)
+  assert scores["mDice"] == pytest.approx(100 * (12 / 16 + 18 / 21) / 2)
+  assert (scores["aAcc"], scores["mAcc"]) == (counted["aAcc"], counted["mAcc"])
+
+
+def test_a_class_declared_absent_is_scored_where_the_truth_has_it():
+  confusion = np.array([[6, 2, 1], [1, 9, 0], [2, 0, 2]])
+  declared = segmentation.segmentation_scores(confusion, ("a", "b", "cow"), ("cow",))
+  assert declared == segmentation.segmentation_scores(confusion, ("a", "b", "cow"))
+
+
+def test_a_class_left_out_has_no_boundary_iou():
+  counts = np.array([[4, 0], [8, 3]])
+  assert segmentation.boundary_iou(counts, ("a", "cow"))["mBIoU"] == 25
+  scores = segmentation.boundary_iou(counts, ("a", "cow"), ("cow",))
+  assert (scores["mBIoU"], scores["BIoU"]["cow"]) == (50, None)
+
+
 def test_nothing_valid_is_none():
   labels = np.full((1, 8, 8), 255, np.uint8)
   confusion = segmentation.confusion_matrix(labels, np.zeros_like(labels), 4)

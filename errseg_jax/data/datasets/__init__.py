@@ -12,6 +12,8 @@ from errseg_jax.data.datasets.cityscapes import Cityscapes
 from errseg_jax.data.datasets.folders import Folders
 from errseg_jax.data.datasets.pairs import Pairs
 from errseg_jax.data.datasets.scenes import Scenes
+from errseg_jax.data.datasets.sift_flow import SIFTFlow
+from errseg_jax.data.datasets.stanford_background import StanfordBackground
 from errseg_jax.errors import UserError
 
 __all__ = ["DATASETS", "Dataset", "Sample", "Source", "build"]
@@ -21,6 +23,8 @@ DATASETS: dict[str, type[Dataset]] = {
   "camvid": CamVid,
   "cityscapes": Cityscapes,
   "ade20k": ADE20K,
+  "sift_flow": SIFTFlow,
+  "stanford_background": StanfordBackground,
   "folders": Folders,
   "pairs": Pairs,
 }

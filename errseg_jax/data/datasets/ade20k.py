@@ -10,6 +10,7 @@ from errseg_jax.data.datasets.base import (
   Dataset,
   FilePairs,
   existing_root,
+  files_by_name,
   pair_source,
   with_labels,
 )
@@ -101,16 +102,5 @@ class ADE20K(Dataset):
 
 
 def _files(folder: pathlib.Path, suffix: str) -> dict[str, pathlib.Path]:
-  """File by stem, in order.
-
-  Raises:
-    UserError: the folder is missing or holds no such file.
-  """
   layout = f"data.root must be ADEChallengeData2016, which holds {folder.parent.name}/{folder.name}/*{suffix}"
-  if not folder.is_dir():
-    raise UserError(f"{folder}: no such folder; {layout}")
-  # Archives made on a Mac hold "._NAME.png" beside each file.
-  paths = [path for path in sorted(folder.glob(f"*{suffix}")) if not path.name.startswith(".")]
-  if not paths:
-    raise UserError(f"{folder}: holds no *{suffix}; {layout}")
-  return {path.stem: path for path in paths}
+  return files_by_name(folder, suffix, layout)

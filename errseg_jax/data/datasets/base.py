@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import cv2
@@ -95,6 +95,7 @@ class FilePairs:
     label_map: stored value -> train id, or REFUSED; () keeps values. 255 maps to itself unless it is listed.
     advice: what a label value that is not in the map means; set where the map is the data set's own.
     downscale: the samples are that many times smaller than the files, in width and height.
+    read: label path -> stored values, uint8 or int32 [H, W]; a module's function, so that sources can be pickled.
   """
 
   names: tuple[str, ...]
@@ -104,6 +105,7 @@ class FilePairs:
   label_map: tuple[tuple[int, int], ...] = ()
   advice: str = ""
   downscale: int = 1
+  read: Callable[[str], np.ndarray] = read_label
 
   def __post_init__(self):
     if self.downscale < 1:
@@ -113,27 +115,29 @@ class FilePairs:
     return len(self.names)
 
   def __getitem__(self, index: int) -> Sample:
-    image, stored = read_image(self.images[index]), read_label(self.labels[index])
     path = self.labels[index]
+    image, stored = read_image(self.images[index]), self.read(path)
     if image.shape[:2] != stored.shape:
       raise UserError(
         f"{path}: label is {_size(stored)} but {self.images[index]} is {_size(image)} (width x "
         "height); resize the label with nearest neighbour or fix the pairing"
       )
-    label = self._table()[stored]
-    if bad := np.flatnonzero(np.bincount(stored[label < 0], minlength=256)).tolist():
-      raise UserError(f"{path}: {self._explain(bad, stored)}")
+    label = self._train_ids(stored)
+    if (bad := np.unique(stored[label < 0])).size:
+      raise UserError(f"{path}: {self._explain(bad.tolist(), stored)}")
     image, label = shrink(image, label.astype(np.uint8), self.downscale)
     return {"image": image, "label": label, "name": self.names[index]}
 
-  def _table(self) -> np.ndarray:
-    """int16 [256], stored value -> train id, or REFUSED."""
-    table = np.full(256, REFUSED, np.int16)
-    table[IGNORE] = IGNORE
+  def _train_ids(self, stored: np.ndarray) -> np.ndarray:
+    """int16 [H, W], REFUSED where a stored value has no train id."""
     pairs = self.label_map or [(value, value) for value in range(self.num_classes)]
+    least = min([0, *(value for value, _ in pairs)]) - 1
+    # One entry more at either end: values of any size beyond them fall there, refused.
+    table = np.full(IGNORE + 2 - least, REFUSED, np.int16)
+    table[IGNORE - least] = IGNORE
     for value, train_id in pairs:
-      table[value] = train_id
-    return table
+      table[value - least] = train_id
+    return table[np.clip(stored.astype(np.int32), least, IGNORE + 1) - least]
 
   def _explain(self, bad: list[int], stored: np.ndarray) -> str:
     value, count = bad[0], self.num_classes
@@ -173,12 +177,32 @@ def pair_source(
   label_map: tuple[tuple[int, int], ...] = (),
   advice: str = "",
   downscale: int = 1,
+  read: Callable[[str], np.ndarray] = read_label,
 ) -> FilePairs:
   """A source from (name, image path, label path) rows."""
   names, images, labels = zip(*rows, strict=True)
-  return FilePairs(
-    names, tuple(map(str, images)), tuple(map(str, labels)), num_classes, label_map, advice, downscale
-  )
+  paths = tuple(map(str, images)), tuple(map(str, labels))
+  return FilePairs(names, *paths, num_classes, label_map, advice, downscale, read)
+
+
+def files_by_name(folder: pathlib.Path, suffix: str, layout: str) -> dict[str, pathlib.Path]:
+  """The folder's files by their name without `suffix`, in order.
+
+  Args:
+    folder: that holds them.
+    suffix: of the files that are meant.
+    layout: what data.root must be, for the messages.
+
+  Raises:
+    UserError: the folder is missing or holds no such file.
+  """
+  if not folder.is_dir():
+    raise UserError(f"{folder}: no such folder; {layout}")
+  # Archives made on a Mac hold "._NAME.png" beside each file.
+  paths = [path for path in sorted(folder.glob(f"*{suffix}")) if not path.name.startswith(".")]
+  if not paths:
+    raise UserError(f"{folder}: holds no *{suffix}; {layout}")
+  return {path.name.removesuffix(suffix): path for path in paths}
 
 
 def with_labels(
