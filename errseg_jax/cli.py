@@ -142,15 +142,21 @@ def convert(args: argparse.Namespace) -> int:
 
 
 def bench(args: argparse.Namespace) -> int:
-  """What a config's network costs: parameters, multiply-adds, milliseconds."""
-  config = required_config(args)
+  """What a config's network costs: parameters, multiply-adds, milliseconds; of a trained cascade, time against mIoU."""
+  whole = args.what == "early_exit"
+  config = workdir_config(args) if whole else required_config(args)
   prepare(config)
-  from errseg_jax.bench import WHAT, bench_model, bench_size, image_size
+  from errseg_jax.bench.early_exit import bench_early_exit
+  from errseg_jax.bench.model import bench_model
+  from errseg_jax.bench.size import bench_size, image_size
   from errseg_jax.build import known
 
-  what = known(args.what or "size", WHAT, "--what")
-  run = bench_model if what == "model" else bench_size
-  run(config, *image_size(args.size or "513x513"), args.json)
+  if whole:
+    bench_early_exit(config, workdir(args), args.split or config.splits.val, args.json)
+    return 0
+  run = {"size": bench_size, "model": bench_model}
+  what = known(args.what or "size", (*run, "early_exit"), "--what")
+  run[what](config, *image_size(args.size or "513x513"), args.json)
   return 0
 
 
@@ -184,7 +190,7 @@ OWN_FLAGS = {
   "ablate": {"--config", "--workdir", "--rows", "--seeds"},
   "data check": {"--config", "--split"},
   "convert": {"--from", "--weights", "--out", "--drop"},
-  "bench": {"--config", "--what", "--size", "--json"},
+  "bench": {"--config", "--what", "--size", "--workdir", "--split", "--json"},
   "doctor": set(),
 }
 FLAG_HELP = {
@@ -201,7 +207,8 @@ FLAG_HELP = {
   "--top": "regions to list and show; by default 100",
   "--by": "max_probability (the frozen network alone; default) or error_map (P(error) and the corrected labels)",
   "--drop": "head: keep the backbone alone, for another number of classes; class0: the first class, where it is void",
-  "--what": "size: parameters and multiply-adds of each part, the default; model: those and the time of each branch",
+  "--what": "size: parameters and multiply-adds of each part, the default; model: those and the time of each branch; "
+  "early_exit: of the trained cascade in --workdir, time against mIoU as the threshold of its early exit moves",
   "--size": "HEIGHTxWIDTH of the image in pixels; by default 513x513",
   "--rows": "names of rows, or a family (correction, confusion), with commas between; by default correction",
   "--seeds": "how many, from the config's seed on; by default 3",

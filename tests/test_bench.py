@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from errseg_jax import bench, build, cli
-from errseg_jax.bench import bench_model, bench_size, convolutions, image_size, model_cost, size
+from errseg_jax import build, cli
+from errseg_jax.bench import model as bench
+from errseg_jax.bench.model import bench_model, model_cost
+from errseg_jax.bench.size import bench_size, convolutions, image_size, size
 from errseg_jax.cli import main
 from errseg_jax.errors import UserError
 from errseg_jax.models.backbones import ResNet

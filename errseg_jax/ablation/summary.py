@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from errseg_jax.ablation.alternatives import branch_steps
 from errseg_jax.ablation.class_gains import class_gains, confused_classes
 from errseg_jax.ablation.rows import BASE, CONTROL, ROWS
-from errseg_jax.bench import size
+from errseg_jax.bench.size import size
 from errseg_jax.evaluate import read_results
 from errseg_jax.train.stages import plan
 from errseg_jax.train.workdir import load_config

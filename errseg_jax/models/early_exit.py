@@ -81,6 +81,14 @@ def neighbours(pixels: int, cells: int, align_corners: bool) -> np.ndarray:
   return out
 
 
+def wanted_tiles(needed: jax.Array, tile: int) -> jax.Array:
+  """Tiles that hold a needed cell, bool [B, h, w] -> bool [B, ceil(h / tile), ceil(w / tile)]."""
+  batch, height, width = needed.shape
+  rows, columns = -(-height // tile), -(-width // tile)
+  whole = jnp.pad(needed, ((0, 0), (0, rows * tile - height), (0, columns * tile - width)))
+  return whole.reshape(batch, rows, tile, columns, tile).any((2, 4))
+
+
 def on_tiles(
   function: Callable[[jax.Array], jax.Array], x: jax.Array, needed: jax.Array, tile: int
 ) -> jax.Array:
@@ -96,10 +104,11 @@ def on_tiles(
     [B, h, w, C].
   """
   batch, height, width, depth = x.shape
-  rows, columns = -(-height // tile), -(-width // tile)
-  more = ((0, rows * tile - height), (0, columns * tile - width))
-  wanted = jnp.pad(needed, ((0, 0), *more)).reshape(batch, rows, tile, columns, tile).any((2, 4)).ravel()
-  x = jnp.pad(x, ((0, 0), *((MARGIN, after + MARGIN) for _, after in more), (0, 0)))
+  wanted = wanted_tiles(needed, tile)
+  rows, columns = wanted.shape[1:]
+  wanted = wanted.ravel()
+  beyond = (rows * tile - height, columns * tile - width)
+  x = jnp.pad(x, ((0, 0), *((MARGIN, more + MARGIN) for more in beyond), (0, 0)))
   order = jnp.argsort(~wanted, stable=True)  # the wanted ones first
   order = jnp.pad(order, (0, -order.size % CHUNK), mode="edge")
   side = tile + 2 * MARGIN

@@ -1,0 +1,193 @@
+"""Time against mIoU of a trained cascade as the threshold of its early exit moves, on the images of a split."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from errseg_jax import build
+from errseg_jax.data.pipeline import bucket
+from errseg_jax.errors import UserError
+from errseg_jax.evaluate import hardware
+from errseg_jax.inference.choice import Choice, fused_probabilities, rebalanced
+from errseg_jax.inference.evaluator import make_evaluator
+from errseg_jax.metrics.segmentation import confusion_matrix, segmentation_scores
+from errseg_jax.models.early_exit import EarlyExit, needed_cells, wanted_tiles
+from errseg_jax.models.error_aware import ErrorAware, infer
+from errseg_jax.progress import progress_bar
+from errseg_jax.sharding import make_mesh, replicate
+from errseg_jax.structs import Batch
+from errseg_jax.train.restore import trained_variables
+
+THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
+BOTH = ("error", "detail")
+IMAGES = 16  # that are timed, evenly over the split
+ROUNDS = 5  # of each program on each of them
+
+
+def early_exit(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[str, Any]:
+  """Scores and times of the whole fine network and of its early exits.
+
+  Args:
+    config: of the workdir; its early_exit.tile, and its threshold beside THRESHOLDS.
+    workdir: of a trained cascade.
+    split: of its data set.
+
+  Returns:
+    {"split", "hardware", "image_size", "tile", "coarse_ms", "rows": [{"threshold", "mIoU", "tiles", "ms",
+    "saved"}]}. Threshold 0 is the whole fine network. "tiles": percent that run. "ms": of an image at batch 1, of
+    coarse and attention branch alone in "coarse_ms". "saved": percent of the time that the whole fine network adds
+    to those.
+
+  Raises:
+    UserError: the workdir is none of a trained cascade.
+  """
+  if "cascade" not in config.order or config.detail_branch.name != "pyramid":
+    raise UserError(
+      f"{workdir}: --what=early_exit wants a cascade (stage 'cascade', detail branch 'pyramid')"
+    )
+  dataset = build.dataset(config)
+  source, info = dataset.source(split), dataset.info
+  model = build.model(config, info.num_classes).clone(early_exit=None)
+  variables = replicate(trained_variables(config, workdir, model), make_mesh(config.num_devices))
+  tile, choice = config.early_exit.tile, Choice.load(workdir)
+  models = {0.0: model} | {
+    t: model.clone(early_exit=EarlyExit(t, tile))
+    for t in sorted({*THRESHOLDS, config.early_exit.threshold} - {0.0})
+  }
+  evaluator, rows = make_evaluator(config, make_mesh(config.num_devices)), []
+  for threshold, network in models.items():
+    with progress_bar(f"early exit at {threshold:g}", len(source)) as show:
+      counts = evaluator.run(make_counter(network, choice), variables, source, choice, progress=show).counts
+    miou = segmentation_scores(counts["confusion"], info.classes, info.absent)["mIoU"]
+    ran, tiles = counts["tiles"]
+    rows.append({"threshold": threshold, "mIoU": miou, "tiles": 100 * int(ran) / int(tiles)})
+  size, seconds = times(config, models, variables, source)
+  coarse, dense = seconds.pop("coarse"), seconds["0"]
+  for row in rows:
+    own = seconds[f"{row['threshold']:g}"]
+    row |= {"ms": 1000 * own, "saved": 100 * (dense - own) / (dense - coarse)}
+  return {
+    "split": split,
+    "hardware": hardware(),
+    "image_size": size,
+    "tile": tile,
+    "coarse_ms": 1000 * coarse,
+    "rows": rows,
+  }
+
+
+def make_counter(model: ErrorAware, choice: Choice) -> Callable[[Any, Batch, dict], dict[str, jax.Array]]:
+  """A jitted (variables, batch, choice arrays) -> confusion of the fused labels, tiles that run and all tiles."""
+  exits, stride = model.early_exit, model.segmenter.backbone.output_stride
+
+  @jax.jit
+  def count(variables, batch: Batch, arrays):
+    outputs = infer(model, variables, batch.image)
+    fused = fused_probabilities(rebalanced(outputs, model.detail_weights, arrays), choice.fusion, arrays)
+    tiles = jnp.ones(1, bool)
+    if exits is not None:
+      size = [-(-n // stride) for n in batch.image.shape[1:3]]
+      goes_on = jax.nn.sigmoid(outputs.error) > exits.threshold
+      tiles = wanted_tiles(needed_cells(goes_on, size, model.segmenter.head.align_corners), exits.tile)
+    confusion = confusion_matrix(batch.label, fused.argmax(-1), fused.shape[-1])
+    return {"confusion": confusion, "tiles": jnp.array([tiles.sum(), tiles.size])}
+
+  return count
+
+
+def times(
+  config: ConfigDict, models: dict[float, ErrorAware], variables: Any, source: Any
+) -> tuple[list[int], dict[str, float]]:
+  """([height, width] as padded, {threshold or "coarse": seconds of an image}), the mean over images of the median.
+
+  In a round every program runs once, so that a busy moment of the machine meets all of them.
+  """
+  programs = {f"{t:g}": jax.jit(functools.partial(logits, model, BOTH)) for t, model in models.items()}
+  programs["coarse"] = jax.jit(functools.partial(logits, models[0.0], ("error",)))
+  chosen = sorted({int(i) for i in np.linspace(0, len(source) - 1, IMAGES)})
+  seconds = np.zeros((len(chosen), ROUNDS, len(programs)))
+  for k, index in enumerate(chosen):
+    image = padded(config, source[index]["image"])
+    for program in programs.values():
+      jax.block_until_ready(program(variables, image))
+    for r in range(ROUNDS):
+      for i, program in enumerate(programs.values()):
+        start = time.perf_counter()
+        jax.block_until_ready(program(variables, image))
+        seconds[k, r, i] = time.perf_counter() - start
+  means = np.median(seconds, 1).mean(0)
+  return list(image.shape[1:3]), {name: float(s) for name, s in zip(programs, means, strict=True)}
+
+
+def logits(model: ErrorAware, wanted: Sequence[str], variables: Any, image: jax.Array) -> tuple[Any, ...]:
+  """What the branches give, without what is made of it."""
+  outputs = infer(model, variables, image, wanted)
+  return outputs.semantic, outputs.error, outputs.detail
+
+
+def padded(config: ConfigDict, image: np.ndarray) -> np.ndarray:
+  """An image [H, W, 3] as a batch of one, in its bucket."""
+  height, width = image.shape[:2]
+  size = bucket(height, width, config.loader.size_multiple, config.segmenter.size_remainder)
+  out = np.empty((1, *size, 3), np.uint8)
+  out[:] = np.array(build.pad_value(config), np.uint8)
+  out[0, :height, :width] = image
+  return out
+
+
+def bench_early_exit(config: ConfigDict, workdir: pathlib.Path, split: str, as_json: bool) -> None:
+  """Prints the curve as a table, or as one JSON object, and draws it to early_exit.svg in the workdir."""
+  found = early_exit(config, workdir, split)
+  (workdir / "early_exit.svg").write_text(plot(found))
+  if as_json:
+    print(json.dumps(found, indent=1))
+    return
+  height, width = found["image_size"]
+  table = Table(title=f"{split}, {height}x{width} pixels, batch 1, {found['hardware']['device']}")
+  for column in (
+    "threshold",
+    "mIoU",
+    "to the whole",
+    "% of tiles",
+    "ms",
+    "% of the fine network's time saved",
+  ):
+    table.add_column(column, justify="right")
+  for row in found["rows"]:
+    difference = row["mIoU"] - found["rows"][0]["mIoU"]
+    cells = (f"{row['mIoU']:.2f}", f"{difference:+.2f}", f"{row['tiles']:.1f}", f"{row['ms']:.1f}")
+    table.add_row(f"{row['threshold']:g}", *cells, f"{row['saved']:.1f}")
+  Console().print(table)
+  print(workdir / "early_exit.svg")
+
+
+def plot(found: dict[str, Any]) -> str:
+  """SVG of mIoU over milliseconds, each point with its threshold."""
+  figure = Figure(figsize=(6, 4), layout="constrained")
+  axes = figure.subplots()
+  rows = found["rows"]
+  axes.plot([r["ms"] for r in rows], [r["mIoU"] for r in rows], "o-", color="#0072b2")
+  for row in rows:
+    text = f"{row['threshold']:g}" if row["threshold"] else "whole"
+    axes.annotate(text, (row["ms"], row["mIoU"]), xytext=(4, -12), textcoords="offset points", fontsize=8)
+  axes.axvline(found["coarse_ms"], color="#999999", linestyle=":")
+  axes.set_xlabel("ms per image; dotted: without the fine network")
+  axes.set_ylabel(f"mIoU, {found['split']}, %")
+  axes.set_title("early exit by threshold", fontsize=10)
+  out = io.StringIO()
+  figure.savefig(out, format="svg", metadata={"Date": None})
+  return out.getvalue()
