@@ -122,7 +122,7 @@ def default_config() -> ConfigDict:
   config.cascade_loss = ConfigDict()  # of losses.CascadeLoss
   # A cascade at rest refines only where its attention, P(coarse label is wrong), exceeds the threshold.
   config.early_exit = ConfigDict(
-    {"threshold": 0.0, "tile": 4}
+    {"threshold": 0.0, "tile": 2}
   )  # 0: everywhere; tile: cells of the shared map
 
   # Groups of classes that the semantic network confuses, found in its confusion matrix (`errseg confusion`).

@@ -70,6 +70,16 @@ def test_shifted_depthwise_convolution_is_the_native_one(stride, dilation, size)
     np.testing.assert_allclose(got, want, atol=5e-5)
 
 
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("size", [1, 3])
+def test_an_unpadded_convolution_is_the_inside_of_a_padded_one(dilation, size):
+  x, margin = image(3, 9, 8, 4), dilation * (size - 1) // 2
+  whole, tile = (layers.Conv(5, size, 1, dilation, True, padded=padded) for padded in (True, False))
+  variables = whole.init(jax.random.key(1), x)
+  want = whole.apply(variables, x)[:, margin : 9 - margin, margin : 8 - margin]
+  np.testing.assert_allclose(tile.apply(variables, x), want, atol=1e-5)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("size", [(8, 9), (45, 61)])

@@ -53,6 +53,12 @@ def test_it_stands_alone(order, tiny_config):
     plan(tiny_config(order=order))
 
 
+def test_checkpoints_are_scored_without_early_exit(tiny_config, tmp_path):
+  trainer = Trainer(with_defaults(cascaded(tiny_config(early_exit__threshold=0.3))), tmp_path)
+  assert trainer.model.early_exit is not None
+  assert trainer.model_of(trainer.stages[0]).early_exit is None
+
+
 def test_what_only_a_cascade_refines_is_asked_of_no_other_network(tiny_config, tmp_path):
   config = with_defaults(tiny_config(choose__fusions=("refined",)))
   with pytest.raises(UserError, match="'refined' is what a cascade"):
