@@ -1,4 +1,4 @@
-"""SIFT Flow (2488 train, 200 test, 33 classes, 256x256): ResNet-50 with coarse, attention and refine branches (P2).
+"""SIFT Flow (2486 train, 200 test, 33 classes, 256x256): ResNet-50 with coarse, attention and refine branches (P2).
 
     C=configs/sift_flow_resnet50_cascade.py
     errseg train --config=$C --config.data.root=$SIFT_FLOW --config.segmenter.backbone_weights=B --workdir=W
@@ -14,7 +14,7 @@ an experiment section; other networks have 84 to 87. Ours: times and scores not 
 from errseg_jax.config import cascade, default_config, runlocal, stage
 from errseg_jax.errors import UserError
 
-STEPS = 20_000  # 128 epochs of the images that are not held out, 16 at a time
+STEPS = 20_000  # 143 epochs of the images that are not held out, 16 at a time
 
 
 def get_config(arg=None):

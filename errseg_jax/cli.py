@@ -144,6 +144,10 @@ def convert(args: argparse.Namespace) -> int:
 def bench(args: argparse.Namespace) -> int:
   """What a config's network costs: parameters, multiply-adds, milliseconds; of a trained cascade, time against mIoU."""
   whole = args.what == "early_exit"
+  if whole and (args.config or args.size):
+    raise UserError(
+      "--what=early_exit is of the run in --workdir and its own images: leave out --config and --size"
+    )
   config = workdir_config(args) if whole else required_config(args)
   prepare(config)
   from errseg_jax.bench.early_exit import bench_early_exit

@@ -116,14 +116,12 @@ def default_config() -> ConfigDict:
   config.detail_loss = ConfigDict({"weights": "soft", "balance": 0.5, "jaccard": 2.0})
   config.detail_loss.pixel = {"name": "cross_entropy"}
 
-  config.cascade = (
-    ConfigDict()
-  )  # of models.cascade.Refine, where the stage "cascade" trains all branches at once
-  config.cascade_loss = ConfigDict()  # of losses.CascadeLoss
-  # A cascade at rest refines only where its attention, P(coarse label is wrong), exceeds the threshold.
-  config.early_exit = ConfigDict(
-    {"threshold": 0.0, "tile": 2}
-  )  # 0: everywhere; tile: cells of the shared map
+  # Where the stage "cascade" trains all branches at once: of models.cascade.Refine, and of losses.CascadeLoss.
+  config.cascade = ConfigDict()
+  config.cascade_loss = ConfigDict()
+  # A cascade at rest refines only where its attention, P(coarse label is wrong), exceeds the threshold; 0: everywhere.
+  # The tile's side is in cells of the shared map.
+  config.early_exit = ConfigDict({"threshold": 0.0, "tile": 2})
 
   # Groups of classes that the semantic network confuses, found in its confusion matrix (`errseg confusion`).
   config.groups = ConfigDict()

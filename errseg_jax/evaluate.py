@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -101,6 +102,8 @@ def evaluate(
     control = merge(variables, stage_result(config, workdir, stages["control"], variables))
     results["control"] = control_scores(evaluator, model, control, source, info)
     results["control"]["steps"] = stages["control"].steps
+  if model.early_exit is not None:
+    results["early_exit"] = dataclasses.asdict(model.early_exit)
   results["speed"] = speed(model, variables, evaluator, source, branches)
   # Another split than the reported one leaves the reported scores as they are.
   write_evaluation(
@@ -262,9 +265,11 @@ def hardware() -> dict[str, Any]:
 def speed(model, variables, evaluator, source, branches: tuple[str, ...]) -> dict[str, Any]:
   """Milliseconds per image of the semantic network and of each branch on top, median of 5 batches."""
   batch, _ = next(evaluator.batches(source))
-  runs = {"semantic": (model, ())} | {
+  runs: dict[str, tuple[ErrorAware, tuple[str, ...]]] = {"semantic": (model, ())} | {
     name: (model, (name,)) for name in ("error", "detail") if name in branches
   }
+  if model.early_exit is not None:  # its fine network asks the attention where to go
+    runs["early_exit"] = (model, branches)
   if model.subnets is not None:
     runs["base"] = (model.clone(subnets=None), ())
   rows: dict[str, float] = {}
@@ -285,7 +290,9 @@ def speed(model, variables, evaluator, source, branches: tuple[str, ...]) -> dic
   below = rows.get("detail", base) if model.error.prior == "detail" else base
   if "error" in rows:
     out["error_ms"] = max(0.0, rows["error"] - below)
-  if "detail" in rows:
+  if "early_exit" in rows:
+    out["detail_ms"] = max(0.0, rows["early_exit"] - rows["error"])
+  elif "detail" in rows:
     out["detail_ms"] = max(0.0, rows["detail"] - base)
   return out | {"image_size": list(batch.image.shape[1:3])}
 

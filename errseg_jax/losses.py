@@ -322,7 +322,7 @@ class CascadeLoss:
   The attention learns where the coarse labels are wrong as they are in this step; no gradient flows through that.
 
   Attributes:
-    semantic: of the coarse branch; its class weights hold for the refined result too.
+    semantic: of the coarse branch; its class weights, or those of its pixel loss, hold for the refined result too.
     error: of the attention branch, its difficulty map balanced as L_ep.
     refine: what the three branches come to.
     coarse: weight of the coarse loss.
@@ -338,9 +338,9 @@ class CascadeLoss:
   refined: float = 1.0
 
   def __post_init__(self):
-    for name in ("coarse", "attention", "refined"):
-      if getattr(self, name) < 0:
-        raise UserError(f"cascade_loss.{name}={getattr(self, name)} must be 0 (off) or more")
+    weights = {name: getattr(self, name) for name in ("coarse", "attention", "refined")}
+    if not all(0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
+      raise UserError(f"cascade_loss: the weights {weights} must be 0 (off) or more, and one above 0")
 
   @property
   def pixel(self) -> CrossEntropy:
@@ -362,10 +362,11 @@ class CascadeLoss:
     """ "coarse", "attention" and "refined", each a mean over the valid pixels."""
     fixed = dataclasses.replace(outputs, semantic=jax.lax.stop_gradient(outputs.semantic))
     nll = self.refine.nll(outputs.semantic, outputs.detail, outputs.error, label)
+    by_class = self.semantic.class_weights or getattr(self.semantic.pixel, "class_weights", ())
     return {
       "coarse": self.semantic(outputs, label, confusion),
       "attention": self.error(fixed, label),
-      "refined": weighted_mean(nll, label_weights(label, self.semantic.class_weights, nll.dtype)),
+      "refined": weighted_mean(nll, label_weights(label, by_class, nll.dtype)),
     }
 
 

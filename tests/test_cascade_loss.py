@@ -105,8 +105,10 @@ def test_a_config_says_all_of_it(tiny_config):
     ({"cascade__combine": "mean"}, "probabilities, logits"),
     ({"cascade__selection": "sofd"}, "did you mean 'soft'"),
     ({"cascade__detatch": True}, "did you mean 'detach'"),
-    ({"cascade_loss__coarse": -1.0}, "cascade_loss.coarse=-1.0"),
+    ({"cascade_loss__coarse": -1.0}, "'coarse': -1.0"),
     ({"cascade_loss__fine": 1.0}, "fine"),
+    ({"cascade_loss": {"coarse": 0.0, "attention": 0.0, "refined": 0.0}}, "one above 0"),
+    ({"cascade_loss__attention": float("nan")}, "or more"),
   ],
 )
 def test_mistakes_are_told(changes, says, tiny_config):

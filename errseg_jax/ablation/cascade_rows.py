@@ -40,7 +40,7 @@ def whole_stage(config: ConfigDict) -> ConfigDict:
 
 def width(config: ConfigDict) -> int:
   """Channels of the pyramid's convolution: 512, as published, beside a head of 256, and in proportion."""
-  return 2 * config.segmenter.head.get("features", 256)
+  return 2 * (config.segmenter.head.get("features") or 256)
 
 
 CASCADE = {"cascade": cascaded, "pyramid": pyramid}

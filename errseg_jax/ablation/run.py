@@ -85,9 +85,13 @@ def chosen(names: Sequence[str], config: ConfigDict) -> list[str]:
   """The rows to run, in the order of ROWS, the base first.
 
   Raises:
-    UserError: an unknown one, or a row that must train a network where one is given.
+    UserError: an unknown one, a row that must train a network where one is given, or a cascade's config.
   """
   given = bool(config.segmenter.init)
+  if "cascade" in config.order:
+    raise UserError(
+      "an ablation wants the config with a stage for each branch: its row cascade makes a cascade of it"
+    )
   for name in names:
     build.known(name, {**FAMILIES, **ROWS}, "--rows")
     if name in ROWS and ROWS[name].anew and given:

@@ -29,7 +29,7 @@ from errseg_jax.models.early_exit import EarlyExit, needed_cells, wanted_tiles
 from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.progress import progress_bar
 from errseg_jax.sharding import make_mesh, replicate
-from errseg_jax.structs import Batch
+from errseg_jax.structs import IGNORE, Batch
 from errseg_jax.train.restore import trained_variables
 
 THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
@@ -72,14 +72,14 @@ def early_exit(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[st
   for threshold, network in models.items():
     with progress_bar(f"early exit at {threshold:g}", len(source)) as show:
       counts = evaluator.run(make_counter(network, choice), variables, source, choice, progress=show).counts
-    miou = segmentation_scores(counts["confusion"], info.classes, info.absent)["mIoU"]
+    miou = segmentation_scores(counts["confusion"], info.classes, info.absent)["mIoU"] or 0.0
     ran, tiles = counts["tiles"]
     rows.append({"threshold": threshold, "mIoU": miou, "tiles": 100 * int(ran) / int(tiles)})
   size, seconds = times(config, models, variables, source)
   coarse, dense = seconds.pop("coarse"), seconds["0"]
   for row in rows:
     own = seconds[f"{row['threshold']:g}"]
-    row |= {"ms": 1000 * own, "saved": 100 * (dense - own) / (dense - coarse)}
+    row |= {"ms": 1000 * own, "saved": 100 * (dense - own) / max(dense - coarse, 1e-9)}
   return {
     "split": split,
     "hardware": hardware(),
@@ -92,21 +92,30 @@ def early_exit(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[st
 
 def make_counter(model: ErrorAware, choice: Choice) -> Callable[[Any, Batch, dict], dict[str, jax.Array]]:
   """A jitted (variables, batch, choice arrays) -> confusion of the fused labels, tiles that run and all tiles."""
-  exits, stride = model.early_exit, model.segmenter.backbone.output_stride
+  exits = model.early_exit
 
   @jax.jit
   def count(variables, batch: Batch, arrays):
     outputs = infer(model, variables, batch.image)
     fused = fused_probabilities(rebalanced(outputs, model.detail_weights, arrays), choice.fusion, arrays)
-    tiles = jnp.ones(1, bool)
+    tiles = jnp.ones((batch.image.shape[0], 1, 1), bool)
     if exits is not None:
-      size = [-(-n // stride) for n in batch.image.shape[1:3]]
       goes_on = jax.nn.sigmoid(outputs.error) > exits.threshold
-      tiles = wanted_tiles(needed_cells(goes_on, size, model.segmenter.head.align_corners), exits.tile)
+      size, corners = map_size(model, variables, batch.image), model.segmenter.head.align_corners
+      tiles = wanted_tiles(needed_cells(goes_on, size, corners), exits.tile)
+    real = (batch.label != IGNORE).any((1, 2), keepdims=True)  # not what fills the last batch
     confusion = confusion_matrix(batch.label, fused.argmax(-1), fused.shape[-1])
-    return {"confusion": confusion, "tiles": jnp.array([tiles.sum(), tiles.size])}
+    ran = jnp.array([(tiles & real).sum(), jnp.broadcast_to(real, tiles.shape).sum()])
+    return {"confusion": confusion, "tiles": ran}
 
   return count
+
+
+def map_size(model: ErrorAware, variables: Any, image: jax.Array) -> tuple[int, int]:
+  """(h, w) of the map that the fine network pools, from shapes alone."""
+  run = functools.partial(model.apply, wanted=BOTH, mutable=["intermediates"])
+  pooled = jax.eval_shape(run, variables, image)[1]["intermediates"]["detail"]["pooled"][0]
+  return pooled.shape[1:3]
 
 
 def times(
@@ -114,14 +123,16 @@ def times(
 ) -> tuple[list[int], dict[str, float]]:
   """([height, width] as padded, {threshold or "coarse": seconds of an image}), the mean over images of the median.
 
-  In a round every program runs once, so that a busy moment of the machine meets all of them.
+  Images of one size, that of the first. In a round every program runs once, so that a busy moment of the machine
+  meets all of them.
   """
   programs = {f"{t:g}": jax.jit(functools.partial(logits, model, BOTH)) for t, model in models.items()}
   programs["coarse"] = jax.jit(functools.partial(logits, models[0.0], ("error",)))
   chosen = sorted({int(i) for i in np.linspace(0, len(source) - 1, IMAGES)})
-  seconds = np.zeros((len(chosen), ROUNDS, len(programs)))
-  for k, index in enumerate(chosen):
-    image = padded(config, source[index]["image"])
+  images = [padded(config, source[index]["image"]) for index in chosen]
+  images = [image for image in images if image.shape == images[0].shape]
+  seconds = np.zeros((len(images), ROUNDS, len(programs)))
+  for k, image in enumerate(images):
     for program in programs.values():
       jax.block_until_ready(program(variables, image))
     for r in range(ROUNDS):
@@ -130,7 +141,7 @@ def times(
         jax.block_until_ready(program(variables, image))
         seconds[k, r, i] = time.perf_counter() - start
   means = np.median(seconds, 1).mean(0)
-  return list(image.shape[1:3]), {name: float(s) for name, s in zip(programs, means, strict=True)}
+  return list(images[0].shape[1:3]), {name: float(s) for name, s in zip(programs, means, strict=True)}
 
 
 def logits(model: ErrorAware, wanted: Sequence[str], variables: Any, image: jax.Array) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -57,6 +58,7 @@ def model(config: ConfigDict, num_classes: int) -> ErrorAware:
   known(detail.get("encoder", "missing"), ("missing", "all"), "config.detail_branch.encoder")
   for name, section in (("error_branch", error), ("detail_branch", detail)):
     known(section.get("gate", "sigmoid"), GATES, f"config.{name}.gate")
+  check_sizes(error, detail)
   error_class = ERROR_BRANCHES[known(error.pop("name"), ERROR_BRANCHES, "config.error_branch.name")]
   detail_class = DETAIL_BRANCHES[known(detail.pop("name"), DETAIL_BRANCHES, "config.detail_branch.name")]
   parts = (
@@ -71,9 +73,36 @@ def model(config: ConfigDict, num_classes: int) -> ErrorAware:
   checked_weights(config, "semantic_loss", num_classes)
   weights = checked_weights(config, "detail_loss", num_classes)
   whole = ErrorAware(*parts, detail_weights=weights, subnets=subnets(config, num_classes))
+  exits = early_exit(config)
   if "cascade" not in config.order:
+    if exits is not None:
+      raise UserError(
+        f"config.early_exit.threshold={exits.threshold} wants a cascade (config.order); set it to 0"
+      )
     return whole
-  return whole.clone(refine=refine(config), early_exit=early_exit(config))
+  return whole.clone(refine=refine(config), early_exit=exits, detail_weights=())
+
+
+def check_sizes(error: Mapping[str, Any], detail: Mapping[str, Any]) -> None:
+  """Refuses branches of nothing.
+
+  Raises:
+    UserError: too few channels, or a grid of no cell.
+  """
+  least = 0 if error["name"] == "attention" else 2  # 0: a quarter of the map's
+  if error.get("features", 2) < least:
+    raise UserError(f"config.error_branch.features={error['features']} must be at least {least}")
+  if detail["name"] != "pyramid":
+    return
+  bins = as_tuples(detail.get("bins", (1,)))
+  if not bins or not is_sizes(bins):
+    raise UserError(f"config.detail_branch.bins={bins} must be grid sizes from 1 on, as (1, 2, 3, 6)")
+  for key, value, lowest in (
+    ("features", detail.get("features", 1), 1),
+    ("bin_features", detail.get("bin_features", 0), 0),
+  ):
+    if type(value) is not int or value < lowest:
+      raise UserError(f"config.detail_branch.{key}={value} must be a whole number from {lowest} on")
 
 
 def refine(config: ConfigDict) -> Refine:

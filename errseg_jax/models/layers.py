@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -133,11 +134,20 @@ class DepthwiseConv(nn.Module):
     return depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.dilation)
 
 
-def tile_conv(x: jax.Array, kernel: jax.Array, strides, padding, *, rhs_dilation, **options) -> jax.Array:
+def tile_conv(
+  x: jax.Array,
+  kernel: jax.Array,
+  strides: Sequence[int],
+  padding: Sequence[tuple[int, int]],
+  *,
+  rhs_dilation: Sequence[int],
+  **options: Any,
+) -> jax.Array:
   """Convolution of many small maps without padding, stride 1, [B, H, W, C] with kernel [k, k, C, D].
 
   XLA's convolution on CPU takes twice as long for tiles as for the map they are cut from; as a product of patches
-  with the kernel it takes half as long again. `strides` and `padding` are 1 and 0.
+  with the kernel it takes half as long again. The arguments are those of `lax.conv_general_dilated`, as flax gives
+  them; `strides` are 1 and `padding` is 0.
   """
 
   def native(x, kernel):

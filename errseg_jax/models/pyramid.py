@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from errseg_jax.errors import UserError
 from errseg_jax.models.layers import Conv, ConvBNReLU, at_least_float32, resize
 
 
@@ -60,8 +61,16 @@ class PyramidPooling(nn.Module):
     return jnp.concatenate([*levels, x] if self.map_last else [x, *levels], -1)
 
   def level(self, x: jax.Array, bins: int, train: bool) -> jax.Array:
-    """One level of the pyramid at the map's size."""
+    """One level of the pyramid at the map's size.
+
+    Raises:
+      UserError: the map has fewer channels than the pyramid levels.
+    """
     features = self.bin_features or x.shape[-1] // len(self.bins)
+    if not features:
+      raise UserError(
+        f"a pyramid of {len(self.bins)} levels wants a map of as many channels, not {x.shape[-1]}"
+      )
     y = bin_means(x, bins)
     if bins == 1 and not self.global_bn:
       y = nn.relu(Conv(features, 1, use_bias=True, dtype=self.dtype, name="bin1")(y))

@@ -106,6 +106,11 @@ def plan(config: ConfigDict) -> list[Stage]:
   if "cascade" in order:
     if len(order) > 1:
       raise UserError(f"config.order={tuple(order)}: 'cascade' trains everything at once, so it stands alone")
+    if config.splits.error_source not in ("train", "strong"):
+      raise UserError(
+        f"config.splits.error_source={config.splits.error_source!r}: a cascade learns from its own errors as they "
+        "are in each step; set it to 'train'"
+      )
   elif config.segmenter.init:
     order = [name for name in order if name != "semantic"]
   elif "semantic" not in order:

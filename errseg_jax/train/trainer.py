@@ -298,7 +298,9 @@ class Trainer:
       mask = ["mask"] if "by_threshold" in counts else []
       by_candidate = candidate_scores(counts, names + mask + refined, thresholds)
       scores = {f"{k}/mIoU": by_candidate.pop(k) or 0.0 for k in names}
-      if "detail" in names:
+      if refined:
+        scores["fused/mIoU"] = by_candidate["refined"] or 0.0
+      elif "detail" in names:
         best = max([v or 0.0 for v in by_candidate.values()] or [0.0])
         scores["fused/mIoU"] = max(best, scores["detail/mIoU"])
       if "segmenter" not in stage.groups:

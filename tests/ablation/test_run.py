@@ -10,7 +10,7 @@ import pytest
 from errseg_jax import build, cli
 from errseg_jax.ablation import run
 from errseg_jax.ablation.rows import ROWS
-from errseg_jax.build import with_defaults
+from errseg_jax.build import stage_losses, with_defaults
 from errseg_jax.cli import main
 from errseg_jax.errors import UserError
 from errseg_jax.pixel_losses import PLAIN
@@ -167,7 +167,7 @@ def test_a_row_is_checked_without_reading_labels_and_its_control_has_its_loss(co
   config = config.copy_and_resolve_references()
   config.detail_loss.balance, config.detail_loss.pixel = 0.0, {"name": "median_frequency"}
   for name in ("class_counts", "class_frequencies"):
-    monkeypatch.delattr(build, name)
+    monkeypatch.delattr(stage_losses, name)
   for name in ("default", "base_longer_alike"):
     run.check(name, run.row_config(config, tmp_path, 0, name))
   alike = run.row_config(config, tmp_path, 0, "base_longer_alike")
@@ -179,7 +179,8 @@ def test_a_row_is_checked_without_reading_labels_and_its_control_has_its_loss(co
 def test_a_given_network_leaves_out_what_trains_one_anew(config):
   given = config.copy_and_resolve_references()
   given.segmenter.init = str(pathlib.Path("elsewhere"))
-  assert {"base_doubled", "holdout", "crossfit"} == set(run.chosen((), config)) - set(run.chosen((), given))
+  anew = {"base_doubled", "holdout", "crossfit", "cascade", "pyramid"}
+  assert anew == set(run.chosen((), config)) - set(run.chosen((), given))
 
 
 @pytest.mark.parametrize(("rate", "want"), [(0.1, ("mc_dropout", "tta")), (0.0, ("tta",))])

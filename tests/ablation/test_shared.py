@@ -53,6 +53,22 @@ def test_what_two_rows_have_in_common(config, tmp_path, first, second, stages):
   assert in_common(a, b) == in_common(b, a) == stages
 
 
+@pytest.mark.parametrize(
+  ("section", "key", "value", "same"),
+  [
+    ("error_loss", "w2", 1.5, False),
+    ("detail_branch", "features", 24, False),
+    ("cascade", "detach", True, False),
+    ("early_exit", "threshold", 0.3, True),
+    ("choose", "calibration", "isotonic", True),
+  ],
+)
+def test_cascades_share_what_trains_alike(config, tmp_path, section, key, value, same):
+  a, b = (with_defaults(row_config(config, tmp_path, 0, "cascade")) for _ in range(2))
+  b[section][key] = value
+  assert in_common(a, b) == (["cascade"] if same else [])
+
+
 def test_seeds_share_nothing(config, tmp_path):
   a, b = (row_config(config, tmp_path, seed, "default") for seed in (0, 1))
   assert in_common(a, b) == []

@@ -11,6 +11,7 @@ from errseg_jax.errors import UserError
 from errseg_jax.models.early_exit import needed_cells, neighbours, on_tiles
 from errseg_jax.models.error_aware import infer
 from errseg_jax.models.layers import resize
+from errseg_jax.sharding import make_mesh, shard_batch
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -97,6 +98,16 @@ def test_over_the_threshold_all_is_as_without_early_exit_and_under_it_coarse(exi
   assert np.abs(dense.detail[~on] - dense.semantic[~on]).max() > 1e-2 * scale
   assert (tiled.semantic == dense.semantic).all()
   assert (tiled.error == dense.error).all()
+
+
+def test_the_images_of_several_devices_come_out_alike():
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(4, 8, 12, 5)), jnp.float32)
+  kernel = jnp.asarray(rng.normal(size=(3, 3, 5, 2)), jnp.float32)
+  needed = jnp.asarray(rng.random((4, 8, 12)) < 0.1)
+  run = jax.jit(lambda x, n: on_tiles(convolve(kernel, "VALID"), x, n, 2))
+  apart = shard_batch({"x": np.asarray(x), "needed": np.asarray(needed)}, make_mesh(4))
+  np.testing.assert_allclose(run(apart["x"], apart["needed"]), run(x, needed), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from errseg_jax.cli import main
 from errseg_jax.config import cascade
 from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
+from errseg_jax.inference.statistics import make_counter
+from errseg_jax.metrics.segmentation import segmentation_scores
 from errseg_jax.models.error_aware import infer
 from errseg_jax.train.restore import load, trained_variables
 from errseg_jax.train.stages import plan
@@ -45,6 +47,53 @@ def test_one_stage_trains_all_groups(tiny_config):
   (stage,) = plan(cascaded(tiny_config()))
   assert stage.groups == ("segmenter", "error", "detail")
   assert (stage.source, stage.score) == ("semantic", "fused/mIoU")
+
+
+@pytest.mark.parametrize("source", ["holdout", "crossfit"])
+def test_its_errors_are_its_own(source, tiny_config):
+  with pytest.raises(UserError, match="error_source"):
+    plan(cascaded(tiny_config(splits__error_source=source)))
+
+
+@pytest.mark.parametrize(
+  ("key", "value", "says"),
+  [
+    ("detail_branch.bins", (0,), "bins"),
+    ("detail_branch.features", 0, "from 1 on"),
+    ("detail_branch.bin_features", -1, "from 0 on"),
+    ("error_branch.features", -3, "at least 0"),
+    ("error_branch.name", "error", "at least 2"),
+    ("detail_branch.bins", tuple(range(1, 70)), "as many channels"),
+  ],
+)
+def test_branches_of_nothing_are_refused(key, value, says, tiny_config, tmp_path):
+  config = with_defaults(cascaded(tiny_config()))
+  section, _, last = key.partition(".")
+  config[section][last] = value
+  with pytest.raises(UserError, match=says):
+    Trainer(config, tmp_path).run()
+
+
+def test_an_early_exit_wants_a_cascade(tiny_config):
+  with pytest.raises(UserError, match="wants a cascade"):
+    build.model(
+      with_defaults(
+        tiny_config(detail_branch__name="pyramid", detail_branch__features=8, early_exit__threshold=0.3)
+      ),
+      3,
+    )
+
+
+def test_a_checkpoint_is_scored_by_what_is_handed_out(run):
+  rows = [row for row in read_metrics(run / "metrics.jsonl") if "choose/fused/mIoU" in row]
+  trainer = Trainer(load_config(run), run)
+  variables = trained_variables(trainer.config, run, trainer.model)
+  scores = trainer.make_score(trainer.stages[0], {})(variables)
+  counter = make_counter(trainer.model, wanted=("error", "detail"), fusions=("refined",))
+  counts = trainer.evaluator.run(counter, variables, trainer.sources["choose"], Choice()).counts
+  refined = segmentation_scores(counts["confusion/refined"], ["a", "b", "c"])["mIoU"]
+  assert scores["fused/mIoU"] == pytest.approx(refined)
+  assert max(row["choose/fused/mIoU"] for row in rows) == pytest.approx(refined)
 
 
 @pytest.mark.parametrize("order", [("semantic", "cascade"), ("cascade", "error"), ("cascade", "control")])
@@ -129,6 +178,21 @@ def test_every_command_takes_it(run, own_data, tmp_path):
     assert len(list(csv.DictReader(file))) == 5
   assert main(["label-issues", f"--workdir={workdir}", one, "--by=error_map"]) == 0
   assert main(["confusion", f"--workdir={workdir}", one]) == 0
+
+
+def test_a_threshold_of_the_call_is_told_with_the_scores(run, tmp_path):
+  workdir = tmp_path / "run"
+  shutil.copytree(run, workdir)
+  flags = [f"--workdir={workdir}", "--config.num_devices=1"]
+  assert main(["evaluate", *flags]) == 0
+  whole = json.loads((workdir / "results.json").read_text())
+  assert main(["evaluate", *flags, "--config.early_exit.threshold=0.99"]) == 0
+  exits = json.loads((workdir / "results.json").read_text())
+  assert "early_exit" not in whole
+  assert exits["early_exit"] == {"threshold": 0.99, "tile": 2}
+  assert exits["semantic"] == whole["semantic"]
+  assert exits["fused"]["IoU"] == pytest.approx(exits["semantic"]["IoU"], abs=1.0)  # hardly a pixel goes on
+  assert exits["speed"]["detail_ms"] >= 0
 
 
 def test_early_exit_is_benched(run, capsys, monkeypatch, tmp_path):
