@@ -75,13 +75,9 @@ def test_branches_of_nothing_are_refused(key, value, says, tiny_config, tmp_path
 
 
 def test_an_early_exit_wants_a_cascade(tiny_config):
+  config = tiny_config(detail_branch={"name": "pyramid", "features": 8}, early_exit__threshold=0.3)
   with pytest.raises(UserError, match="wants a cascade"):
-    build.model(
-      with_defaults(
-        tiny_config(detail_branch__name="pyramid", detail_branch__features=8, early_exit__threshold=0.3)
-      ),
-      3,
-    )
+    build.model(with_defaults(config), 3)
 
 
 def test_a_checkpoint_is_scored_by_what_is_handed_out(run):
