@@ -57,6 +57,7 @@ def get_config(arg=None):
     config.order = ("control",)
   elif arg == "cascade":
     config = cascade(config, features=128)
+    config.segmenter.backbone.output_stride = 8
     config.stages.cascade = stage(3000 + DETAIL_STEPS + ERROR_STEPS, 1e-3, **semantic)
   elif arg:
     raise UserError(f"unknown argument {arg!r} of this config; known: half, paper, control, cascade")

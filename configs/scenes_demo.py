@@ -48,6 +48,7 @@ def get_config(arg=None):
     config.order = ("subnets", "detail", "error")
   elif arg == "cascade":
     config = cascade(config, features=64)
+    config.segmenter.backbone.output_stride = 8
     config.stages.cascade = stage(3500 + DETAIL_STEPS + ERROR_STEPS, 3e-3, batch_size=8, weight_decay=1e-4)
   elif arg:
     raise UserError(f"unknown argument {arg!r} of this config; known: subnets, stacked, cascade")

@@ -149,11 +149,12 @@ def default_config() -> ConfigDict:
 def cascade(config: ConfigDict, features: int = 512) -> ConfigDict:
   """Sets network, branches, stage and fusion to P2 as published (Wang et al. 2017), on the config's backbone.
 
+  The published one is a ResNet-50 at output stride 8.
+
   Args:
     config: to change.
     features: channels of the fine network's convolution.
   """
-  config.segmenter.backbone.output_stride = 8
   config.segmenter.head = {"name": "fcn", "map_as_high": True}
   config.error_branch = {"name": "attention"}
   config.detail_branch = {"name": "pyramid", "features": features}

@@ -1,7 +1,7 @@
 """P2's cascade, and the single-branch network it is held against: is staged training needed at all?
 
-Both train from the start, on the config's backbone at output stride 8, for the steps of the semantic network and of
-both branches together.
+Both train from the start, on the config's backbone as it is, for the steps of the semantic network and of both
+branches together.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ def pyramid(config: ConfigDict, base: str) -> ConfigDict:
   stage = whole_stage(config)
   config = config.copy_and_resolve_references()
   config.segmenter.head = {"name": "pspnet", "features": width(config)}
-  config.segmenter.backbone.output_stride = 8
   config.order = ("semantic",)
   config.stages.semantic = stage
   return config
