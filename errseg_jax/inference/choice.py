@@ -22,7 +22,7 @@ class Choice:
   """How logits become an error probability and fused labels; the content of choice.json.
 
   Attributes:
-    fusion: one of models.fusion.FUSIONS.
+    fusion: one of models.fusion.CANDIDATES.
     threshold: t of fusion "mask", on calibrated P_ep; also the mask that reports start with.
     scale: of `metrics.calibration.Calibration`, as the next two.
     offset: see scale.

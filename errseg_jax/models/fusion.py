@@ -9,8 +9,9 @@ from errseg_jax.models.error_branch import disbelief_logit, max_probability_logi
 
 BLIND = ("semantic", "mean", "detail")
 """Fusions that do not ask the error branch."""
-FUSIONS = ("semantic", "mask", "soft", "gate", "mean", "detail", "refined")
-"""Of these "refined" is what a cascade makes of its branches itself (`models.cascade.Refine`)."""
+FUSIONS = ("semantic", "mask", "soft", "gate", "mean", "detail")
+CANDIDATES = (*FUSIONS, "refined")
+"""What may be chosen: "refined" is what a cascade makes of its branches itself (`models.cascade.Refine`)."""
 
 
 def gate_features(semantic: jax.Array, detail: jax.Array, error: jax.Array) -> jax.Array:
@@ -64,7 +65,7 @@ def detail_share(
     return jax.nn.sigmoid(error)
   if fusion == "gate":
     return jax.nn.sigmoid(gate_features(semantic, detail, error) @ jnp.asarray(gate))
-  raise ValueError(f"{fusion!r} is no fusion of two label maps")
+  raise ValueError(f"unknown fusion {fusion!r}; known: {', '.join(FUSIONS)}")
 
 
 def fuse(semantic: jax.Array, detail: jax.Array, share: jax.Array) -> jax.Array:

@@ -23,7 +23,7 @@ from errseg_jax.inference.statistics import make_counter
 from errseg_jax.metrics.calibration import CALIBRATIONS, fit
 from errseg_jax.metrics.errors import error_scores
 from errseg_jax.models.error_aware import ErrorAware
-from errseg_jax.models.fusion import BLIND, FUSIONS
+from errseg_jax.models.fusion import BLIND, CANDIDATES
 from errseg_jax.models.heads.dpc_cells import cell_text
 from errseg_jax.pixel_losses import Confusion
 from errseg_jax.sharding import make_mesh, replicate
@@ -84,7 +84,7 @@ class Trainer:
     check_confusion(self.losses, self.splits)
     build.thresholds(config)
     if not config.choose.fusions:
-      raise UserError(f"config.choose.fusions is empty; known: {', '.join(FUSIONS)}")
+      raise UserError(f"config.choose.fusions is empty; known: {', '.join(CANDIDATES)}")
     self.branches = trained_branches(self.stages)
     if "detail" in self.branches and not self.fuses:
       raise UserError(
@@ -92,7 +92,7 @@ class Trainer:
         f"{tuple(config.order)} does not train: add one of {', '.join(BLIND)}"
       )
     for fusion in config.choose.fusions:
-      build.known(fusion, FUSIONS, "config.choose.fusions")
+      build.known(fusion, CANDIDATES, "config.choose.fusions")
       if fusion == "refined" and self.model.refine is None:
         raise UserError(
           "config.choose.fusions: 'refined' is what a cascade makes of its branches; order has none"
