@@ -30,6 +30,7 @@ from errseg_jax.train.writers import read_metrics
 def cascaded(config):
   """A tiny config's cascade."""
   config = cascade(config, 16)
+  config.segmenter.backbone.output_stride = 8
   config.segmenter.head.features = 16
   return config
 
