@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 import errseg_jax
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.data.images import write_png
 
 ROWS, GAP, ZOOM = 4, 4, 1.25
@@ -29,7 +29,7 @@ def row(network, sample) -> np.ndarray:
 
 def main(workdir: str) -> None:
   network = errseg_jax.load(workdir)
-  source = build.dataset(network.config).source(network.config.splits.val)
+  source = assemble.dataset(network.config).source(network.config.splits.val)
   picture = np.vstack([row(network, source[i]) for i in range(ROWS)])
   size = (round(picture.shape[1] * ZOOM), round(picture.shape[0] * ZOOM))
   write_png("docs/demo.png", cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC))

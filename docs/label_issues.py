@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 import errseg_jax
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.cli import prepare
 from errseg_jax.config import default_config
 from errseg_jax.data.plant import PlantedSource, struck
@@ -50,7 +50,7 @@ def precision(entries, k: int) -> float:
 def main(workdir: str, split: str, seeds: int) -> None:
   prepare(default_config())
   network = errseg_jax.load(workdir)
-  source = build.dataset(network.config).source(split)
+  source = assemble.dataset(network.config).source(split)
   mesh = make_mesh(network.config.num_devices)
   variables, choice = replicate(network.variables, mesh), network.choice.arrays()
   plantings = [PlantedSource(source, SHARE, seed=seed) for seed in range(seeds)]

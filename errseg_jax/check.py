@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.markup import escape
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.data.checks import check_split, render_table
 from errseg_jax.progress import progress_bar
 
@@ -17,7 +17,7 @@ def check(config: ConfigDict, split: str) -> int:
   Returns:
     0 if nothing is wrong, 2 otherwise; every problem is one line on stderr.
   """
-  dataset, splits = build.dataset(config), config.splits
+  dataset, splits = assemble.dataset(config), config.splits
   names = [split] if split else [s for s in (splits.train, splits.choose, splits.val) if s]
   out, problems = Console(), 0
   for name in dict.fromkeys(names):

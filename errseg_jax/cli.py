@@ -150,10 +150,10 @@ def bench(args: argparse.Namespace) -> int:
     )
   config = workdir_config(args) if whole else required_config(args)
   prepare(config)
+  from errseg_jax.assemble import known
   from errseg_jax.bench.early_exit import bench_early_exit
   from errseg_jax.bench.model import bench_model
   from errseg_jax.bench.size import bench_size, image_size
-  from errseg_jax.build import known
 
   if whole:
     bench_early_exit(config, workdir(args), args.split or config.splits.val, args.json)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from errseg_jax.build import check_numbers, with_defaults
+from errseg_jax.assemble import check_numbers, with_defaults
 from errseg_jax.config import default_config
 from errseg_jax.errors import UserError
 

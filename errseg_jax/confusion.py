@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.data.class_groups import Groups
 from errseg_jax.errors import UserError
 from errseg_jax.inference.confusion import SCHEMA, count_confusion
@@ -46,11 +46,11 @@ def confusion(config: ConfigDict, workdir: pathlib.Path, split: str, as_json: bo
   Raises:
     UserError: the workdir, the split, a file of it or a setting is wrong.
   """
-  dataset = build.dataset(config)
+  dataset = assemble.dataset(config)
   classes = dataset.info.classes
-  find = build.group_finder(config, classes)
-  source = build.splits(config).sources(dataset)[ROLES[split]] if split in ROLES else dataset.source(split)
-  model, mesh = build.model(config, len(classes)), make_mesh(config.num_devices)
+  find = assemble.group_finder(config, classes)
+  source = assemble.splits(config).sources(dataset)[ROLES[split]] if split in ROLES else dataset.source(split)
+  model, mesh = assemble.model(config, len(classes)), make_mesh(config.num_devices)
   variables = replicate(trained_variables(config, workdir, model), mesh)
   with progress_bar(f"confusion {split}", len(source)) as show:
     counts = count_confusion(make_evaluator(config, mesh), model, variables, source, show)

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.data.splits import stretches
 from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
@@ -62,9 +62,9 @@ def evaluate(
   Raises:
     UserError: a stage or the split is missing, a file is damaged, or the network cannot give a score.
   """
-  dataset = build.dataset(config)
+  dataset = assemble.dataset(config)
   source, info = dataset.source(split), dataset.info
-  model = build.model(config, info.num_classes)
+  model = assemble.model(config, info.num_classes)
   mesh = make_mesh(config.num_devices)
   variables = replicate(trained_variables(config, workdir, model), mesh)
   stages = {stage.name: stage for stage in plan(config)}
@@ -74,7 +74,7 @@ def evaluate(
   check_scores(scores, model, variables)
   choice = Choice.load(workdir) if "detail" in branches else Choice()
   evaluator = make_evaluator(config, mesh)
-  thresholds = tuple(sorted({*SWEEP, *build.thresholds(config)}))
+  thresholds = tuple(sorted({*SWEEP, *assemble.thresholds(config)}))
   passes = [(choice, source)]
   if choice.halves and split == config.splits.val:
     passes = list(zip(choice.halves, stretches(source, 2), strict=True))
@@ -156,7 +156,7 @@ def check_scores(scores: tuple[str, ...], model: ErrorAware, variables: Any) -> 
     UserError: an unknown score, or one that the network cannot give.
   """
   for score in scores:
-    build.known(score, EXTRA_SCORES, "--scores")
+    assemble.known(score, EXTRA_SCORES, "--scores")
   if "mc_dropout" in scores:
     check_dropout(model, variables)
 

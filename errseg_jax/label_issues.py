@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.data.regions import regions
 from errseg_jax.data.splits import Subset
 from errseg_jax.errors import UserError
@@ -143,7 +143,7 @@ class Judge:
   """
 
   def __init__(self, config: ConfigDict, workdir: pathlib.Path, info: DatasetInfo, by: str):
-    build.known(by, RANKINGS, "--by")
+    assemble.known(by, RANKINGS, "--by")
     wanted = trained_branches(plan(config))
     if by == "max_probability":
       wanted = ()
@@ -151,7 +151,7 @@ class Judge:
       raise UserError(f"{workdir}: this run trained no error branch (config.order); use --by=max_probability")
     # Without both branches nothing is fused, and choice.json does not exist.
     choice = Choice.load(workdir) if "detail" in wanted else Choice()
-    model, mesh = build.model(config, info.num_classes), make_mesh(config.num_devices)
+    model, mesh = assemble.model(config, info.num_classes), make_mesh(config.num_devices)
     self.variables = replicate(trained_variables(config, workdir, model), mesh)
     self.evaluator = make_evaluator(config, mesh)
     self.choice = choice.arrays()
@@ -206,7 +206,7 @@ def label_issues(
   """
   if top < 1:
     raise UserError(f"--top={top} must be at least 1")
-  dataset = build.dataset(config)
+  dataset = assemble.dataset(config)
   info = dataset.info
   source, unpaired = dataset.scan(split)  # an image without a label is passed over here, and counted
   judge = Judge(config, workdir, info, by)

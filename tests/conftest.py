@@ -111,7 +111,7 @@ def tiny_config(shared_data):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, tiny_config):
   """The workdir of a finished run; read only. The config trains detail before error, and averages weights."""
-  from errseg_jax.build import with_defaults
+  from errseg_jax.assemble import with_defaults
   from errseg_jax.train.trainer import Trainer
 
   workdir = tmp_path_factory.mktemp("trained") / "run"

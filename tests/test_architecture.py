@@ -20,7 +20,7 @@ ORDER = (
   "models",
   "pixel_losses",
   "losses",
-  "build",
+  "assemble",
   "config_flags",
   "inference",
   "train",

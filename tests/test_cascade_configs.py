@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.cli import main
 from errseg_jax.config_flags import load
 from errseg_jax.errors import UserError
@@ -32,13 +32,13 @@ def config_of(name, arg=""):
 )
 def test_a_paper_config_builds(name, arg):
   config = config_of(f"{name}_resnet50_cascade", arg)
-  info = build.dataset(config).info
+  info = assemble.dataset(config).info
   assert (config.data.name, info.num_classes) == (name, PAPER[name].get(arg, PAPER[name][""]))
   assert (config.splits.val, config.segmenter.backbone.output_stride) == ("test", 8)
-  model = build.model(config, info.num_classes)
+  model = assemble.model(config, info.num_classes)
   assert (model.refine, type(model.detail).__name__) == (Refine(), "PyramidBranch")
   assert model.detail.bins == (1, 2, 3, 6)
-  build.loss(config, "cascade")
+  assemble.loss(config, "cascade")
   with pytest.raises(UserError, match="unknown argument"):
     config_of(f"{name}_resnet50_cascade", "papr")
 
@@ -51,7 +51,7 @@ def test_small_data_has_a_cascade_as_long_as_its_stages(name):
   assert (stage.name, stage.steps) == ("cascade", steps)
   own, semantic = config.stages.cascade.optimizer, staged.stages.semantic.optimizer
   assert own.to_dict() == semantic.to_dict()
-  assert build.model(config, 11).refine is not None
+  assert assemble.model(config, 11).refine is not None
 
 
 def write_images(root, suffix=""):

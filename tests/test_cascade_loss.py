@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.config import cascade
 from errseg_jax.errors import UserError
 from errseg_jax.losses import CascadeLoss, ErrorLoss, SemanticLoss, error_target
@@ -94,7 +94,7 @@ def test_a_config_says_all_of_it(tiny_config):
   config = cascade(tiny_config(cascade_loss={"attention": 0.5}, cascade={"combine": "logits"}), 16)
   config.semantic_loss.pixel = {"name": "focal"}
   config.error_loss.w2 = 1.5
-  loss = build.loss(build.with_defaults(config), "cascade")
+  loss = assemble.loss(assemble.with_defaults(config), "cascade")
   assert (loss.attention, loss.refined, loss.refine.combine) == (0.5, 1.0, "logits")
   assert (type(loss.pixel).__name__, loss.error.w2) == ("Focal", 1.5)
 
@@ -114,4 +114,4 @@ def test_a_config_says_all_of_it(tiny_config):
 def test_mistakes_are_told(changes, says, tiny_config):
   config = cascade(tiny_config(**changes), 16)
   with pytest.raises(UserError, match=says):
-    build.loss(build.with_defaults(config), "cascade")
+    assemble.loss(assemble.with_defaults(config), "cascade")

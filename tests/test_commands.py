@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from sklearn import metrics as sk
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.cli import main
 from errseg_jax.inference.choice import Choice
 from errseg_jax.predict import predict_file
@@ -78,7 +78,7 @@ def test_each_half_is_scored_by_its_own_choice(evaluated, tmp_path):
   own.append(dataclasses.replace(network.choice, fusion="semantic", threshold=0.9))
   dataclasses.replace(network.choice, halves=tuple(own)).save(workdir)
   assert main(["evaluate", f"--workdir={workdir}", "--config.num_devices=1"]) == 0
-  source = build.dataset(network.config).source("val")
+  source = assemble.dataset(network.config).source("val")
   confusion, flagged = np.zeros((3, 3)), np.zeros((2, 2))
   for i in range(len(source)):
     one = dataclasses.replace(network, choice=own[i >= -(-len(source) // 2)])
@@ -110,7 +110,7 @@ def test_further_scores_and_confidnet_on_request(evaluated, tmp_path, capsys):
     assert free[name]["rate"] == free["max_probability"]["rate"]
     assert free[name]["AUROC"] > 50
   network = load(workdir)
-  source, z, wrong = build.dataset(network.config).source("val"), [], []
+  source, z, wrong = assemble.dataset(network.config).source("val"), [], []
   for sample in (source[i] for i in range(len(source))):
     out = network.predict(sample["image"])
     z.append(out.error_probability.ravel())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.cli import main
 from errseg_jax.config_flags import load
 from errseg_jax.data.class_groups import PUBLISHED
@@ -88,13 +88,13 @@ def config_of(name, arg=""):
 @pytest.mark.parametrize("arg", ["", "paper", "runlocal"])
 def test_a_config_builds(name, arg):
   config = config_of(name, arg)
-  dataset = build.dataset(config)
+  dataset = assemble.dataset(config)
   assert config.data.name == dataset.info.name == CONFIGS[name][0]
-  model = build.model(config, dataset.info.num_classes)
+  model = assemble.model(config, dataset.info.num_classes)
   assert model.error.prior == ("none" if arg == "paper" else "detail")
   for stage in ("error", "detail"):
-    build.loss(config, stage)
-  build.transform(config)
+    assemble.loss(config, stage)
+  assemble.transform(config)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -110,8 +110,8 @@ def test_paper_is_p0_as_published(name):
   assert transform.crop_size == (CONFIGS[name][1],) * 2
   assert (transform.scale_min, transform.scale_max, transform.scale_step) == (0.5, 2.0, 0.25)
   assert (transform.rotation, transform.flip, transform.photometric) == (10.0, True, 0.0)
-  assert build.loss(config, "error") == ErrorLoss(w1=1.0, w2=1.5, rho=0.95)
-  assert build.loss(config, "detail") == DetailLoss("mask", 0.7)
+  assert assemble.loss(config, "error") == ErrorLoss(w1=1.0, w2=1.5, rho=0.95)
+  assert assemble.loss(config, "detail") == DetailLoss("mask", 0.7)
   assert (config.choose.fusions, config.choose.thresholds) == (("mask",), (0.7,))
 
 
@@ -121,9 +121,9 @@ def test_p1_is_as_published(name):
   config = config_of(name)
   assert config.data.name == data
   assert config.groups.named == PUBLISHED[groups]
-  model = build.model(config, build.dataset(config).info.num_classes)
+  model = assemble.model(config, assemble.dataset(config).info.num_classes)
   assert [len(group) for group in model.subnets.groups] == [len(group) for group in PUBLISHED[groups]]
-  loss = build.loss(config, "subnets")
+  loss = assemble.loss(config, "subnets")
   assert (model.subnets.rule, loss.jaccard) == ("product", 0.0)
   assert loss.pixel == Confusion(strength=5.0, weights="raw", diag="one")
   for stage in ("semantic", "subnets"):
@@ -169,7 +169,7 @@ def test_the_head_is_the_one_whose_weights_are_published(name):
   ],
 )
 def test_network_and_detail_branch_are_of_the_published_size(name, millions):
-  model = build.model(config_of(name, "paper"), 19)
+  model = assemble.model(config_of(name, "paper"), 19)
   image = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.uint8)
   params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
   count = {group: sum(leaf.size for leaf in jax.tree.leaves(tree)) for group, tree in params.items()}
@@ -180,7 +180,7 @@ def test_network_and_detail_branch_are_of_the_published_size(name, millions):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_nothing_is_picked_by_what_is_reported(name):
   config = config_of(name)
-  assert build.splits(config).both_ways
+  assert assemble.splits(config).both_ways
   assert config.train.select == "last"
 
 

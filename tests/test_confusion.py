@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.cli import main
 from errseg_jax.inference.confusion import load_confusion
 from errseg_jax.train.restore import load
@@ -41,7 +41,7 @@ def test_the_file_holds_the_counts_of_the_frozen_network(run, trained):
   workdir = run("--split=val")
   counts, classes = load_confusion(workdir / "confusion" / "val.json")
   config = load_config(trained)
-  np.testing.assert_array_equal(counts, counted(load(trained), build.dataset(config).source("val")))
+  np.testing.assert_array_equal(counts, counted(load(trained), assemble.dataset(config).source("val")))
   content = json.loads((workdir / "confusion" / "val.json").read_text())
   assert (content["schema"], content["split"], content["num_images"]) == (1, "val", 5)
   assert classes == ("ground", "wall", "sign")
@@ -60,7 +60,7 @@ def test_train_is_what_the_network_was_trained_on(run, trained, shared_data):
   run(*held, "--split=choose")
   config = load_config(trained)
   config.splits.choose, config.splits.choose_fraction = "", 0.4
-  sources = build.splits(config).sources(build.dataset(config))
+  sources = assemble.splits(config).sources(assemble.dataset(config))
   assert len(sources["semantic"]) == 8
   for split, source in (("train", sources["semantic"]), ("choose", sources["choose"])):
     counts, _ = load_confusion(workdir / "confusion" / f"{split}.json")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.config import default_config, paper
 from errseg_jax.config_flags import override
 from errseg_jax.errors import UserError
@@ -49,7 +49,7 @@ def test_a_mistake_in_the_config_is_one_line(tiny_config, section, pixel, words)
   stage = section.removesuffix("_loss")
   config = tiny_config(detail_loss={"weights": "all"})
   config[section].pixel = pixel
-  refused(lambda: build.loss(config, stage), *words)
+  refused(lambda: assemble.loss(config, stage), *words)
 
 
 @pytest.mark.parametrize("name", ["inverse_frequency", "median_frequency"])
@@ -58,8 +58,8 @@ def test_a_mistake_in_the_config_is_one_line(tiny_config, section, pixel, words)
 def test_classes_are_weighed_once(tiny_config, name, twice, section):
   config = tiny_config(**{section: {**twice, "pixel": {"name": name}}})
   words = (f"{section}.pixel", "balance", "class_weights")
-  refused(lambda: build.loss(config, section.removesuffix("_loss")), *words)
-  refused(lambda: build.with_class_weights(config, {}, 3), *words)
+  refused(lambda: assemble.loss(config, section.removesuffix("_loss")), *words)
+  refused(lambda: assemble.with_class_weights(config, {}, 3), *words)
 
 
 def test_frequencies_are_counted_in_the_labels_of_the_stage(tiny_config):
@@ -74,40 +74,40 @@ def test_frequencies_are_counted_in_the_labels_of_the_stage(tiny_config):
       {"label": np.array([[1, 2, 255, 255]], np.uint8)},
     ],
   }
-  full = build.with_class_weights(config, sources, 3)
+  full = assemble.with_class_weights(config, sources, 3)
   weights = MedianFrequency.counted(np.array([[3, 1, 0], [0, 1, 1]]))
-  assert build.loss(full, "detail").pixel == MedianFrequency(weights)
+  assert assemble.loss(full, "detail").pixel == MedianFrequency(weights)
   # What the error branch sees of the detail branch is without them, as without a balance.
-  assert build.model(full, 3).detail_weights == weights
-  assert build.loss(full, "semantic").pixel == InverseFrequency(
+  assert assemble.model(full, 3).detail_weights == weights
+  assert assemble.loss(full, "semantic").pixel == InverseFrequency(
     InverseFrequency.counted(np.array([[2, 1, 1]]))
   )
-  assert build.with_class_weights(full, {}, 3).to_dict() == full.to_dict()
-  refused(lambda: build.model(full, 4), "semantic_loss.pixel.class_weights", "3 numbers for 4 classes")
+  assert assemble.with_class_weights(full, {}, 3).to_dict() == full.to_dict()
+  refused(lambda: assemble.model(full, 4), "semantic_loss.pixel.class_weights", "3 numbers for 4 classes")
 
 
 def test_defaults_and_the_paper_s_setting():
   config = default_config()
   config.detail_loss.pixel = {"name": "ohem", "share": 0.5}
   config.semantic_loss = {"jaccard": 1.0}
-  build.with_defaults(config)
+  assemble.with_defaults(config)
   assert config.detail_loss.pixel.to_dict() == {"name": "ohem", "share": 0.5, "threshold": 0.7}
   assert config.semantic_loss.pixel.to_dict() == {"name": "cross_entropy"}
-  assert build.loss(config, "detail").pixel == Ohem(0.7, 0.5)
-  assert build.loss(paper(config), "detail") == DetailLoss("mask", 0.7)
+  assert assemble.loss(config, "detail").pixel == Ohem(0.7, 0.5)
+  assert assemble.loss(paper(config), "detail") == DetailLoss("mask", 0.7)
   config.detail_loss.pixel = {"name": "hard"}
-  refused(lambda: build.with_defaults(config), "config.detail_loss.pixel.name='hard'")
+  refused(lambda: assemble.with_defaults(config), "config.detail_loss.pixel.name='hard'")
   config.detail_loss = {"pixel": "focal"}
-  refused(lambda: build.with_defaults(config), "is no section")
+  refused(lambda: assemble.with_defaults(config), "is no section")
 
 
 def test_a_flag_names_the_pixel_loss_and_sets_its_keys_in_any_order():
-  config = build.with_defaults(default_config())
+  config = assemble.with_defaults(default_config())
   config.detail_loss.pixel = {"name": "focal", "gamma": 1.0}
   override(config, ["--config.semantic_loss.pixel.strength=2", "--config.semantic_loss.pixel.name=confusion"])
-  assert build.loss(config, "semantic").pixel == Confusion(strength=2.0)
+  assert assemble.loss(config, "semantic").pixel == Confusion(strength=2.0)
   override(config, ["--config.detail_loss.pixel.name=focal"])
-  assert build.loss(config, "detail").pixel == Focal(1.0)  # named as it was: its keys stay
+  assert assemble.loss(config, "detail").pixel == Focal(1.0)  # named as it was: its keys stay
   override(config, ["--config.detail_loss.pixel.name=ohem"])
   assert config.detail_loss.pixel.to_dict() == {"name": "ohem", "threshold": 0.7, "share": 1 / 16}
   refused(

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.confusion import confusion
 from errseg_jax.inference.confusion import load_confusion
 from errseg_jax.train.workdir import load_config
@@ -28,12 +28,12 @@ def count_base(base: pathlib.Path) -> None:
 def confused_classes(config: ConfigDict, base: pathlib.Path) -> frozenset[str]:
   """Names of the classes in the groups of a seed: the config's, or those found in its base's confusion."""
   if config.groups.named:
-    names = tuple(build.dataset(config).info.classes)
-    return frozenset(names[index] for group in build.named_groups(config) for index in group)
+    names = tuple(assemble.dataset(config).info.classes)
+    return frozenset(names[index] for group in assemble.named_groups(config) for index in group)
   if not confusion_file(base).exists():
     return frozenset()
   counts, classes = load_confusion(confusion_file(base))
-  groups = build.group_finder(config, classes)(counts)
+  groups = assemble.group_finder(config, classes)(counts)
   return frozenset(classes[index] for group in groups for index in group)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jax
 from ml_collections import ConfigDict
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.ablation.class_gains import count_base
 from errseg_jax.ablation.rows import BASE, FAMILIES, ROWS
 from errseg_jax.ablation.shared import take
@@ -93,7 +93,7 @@ def chosen(names: Sequence[str], config: ConfigDict) -> list[str]:
       "an ablation wants the config with a stage for each branch: its row cascade makes a cascade of it"
     )
   for name in names:
-    build.known(name, {**FAMILIES, **ROWS}, "--rows")
+    assemble.known(name, {**FAMILIES, **ROWS}, "--rows")
     if name in ROWS and ROWS[name].anew and given:
       raise UserError(
         f"--rows={name} trains a semantic network from the start, and config.segmenter.init gives one; leave it out"
@@ -126,9 +126,9 @@ def check(name: str, config: ConfigDict) -> None:
   config = config.copy_and_resolve_references()
   try:
     if "subnets" in config.order and not config.groups.named:  # they are found when the base is trained
-      config.groups.named = (build.dataset(config).info.classes[:2],)
+      config.groups.named = (assemble.dataset(config).info.classes[:2],)
     for stage in plan(config):
-      build.loss(config, stage.kind)
+      assemble.loss(config, stage.kind)
     trainer = Trainer(uncounted(config), pathlib.Path())
     trainer.dataset.source(config.splits.val)
     variables = abstract_variables(trainer.model)
@@ -143,7 +143,7 @@ def uncounted(config: ConfigDict) -> ConfigDict:
   config = config.copy_and_resolve_references()
   for name in ("semantic_loss", "detail_loss"):
     config[name].balance = 0.0
-    if isinstance(build.pixel_loss(config, name), InverseFrequency):
+    if isinstance(assemble.pixel_loss(config, name), InverseFrequency):
       config[name].pixel = {"name": "cross_entropy"}
   return config
 

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.data.pipeline import bucket
 from errseg_jax.errors import UserError
 from errseg_jax.evaluate import hardware
@@ -59,9 +59,9 @@ def early_exit(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[st
     raise UserError(
       f"{workdir}: --what=early_exit wants a cascade (stage 'cascade', detail branch 'pyramid')"
     )
-  dataset = build.dataset(config)
+  dataset = assemble.dataset(config)
   source, info = dataset.source(split), dataset.info
-  model = build.model(config, info.num_classes).clone(early_exit=None)
+  model = assemble.model(config, info.num_classes).clone(early_exit=None)
   variables = replicate(trained_variables(config, workdir, model), make_mesh(config.num_devices))
   tile, choice = config.early_exit.tile, Choice.load(workdir)
   models = {0.0: model} | {
@@ -155,7 +155,7 @@ def padded(config: ConfigDict, image: np.ndarray) -> np.ndarray:
   height, width = image.shape[:2]
   size = bucket(height, width, config.loader.size_multiple, config.segmenter.size_remainder)
   out = np.empty((1, *size, 3), np.uint8)
-  out[:] = np.array(build.pad_value(config), np.uint8)
+  out[:] = np.array(assemble.pad_value(config), np.uint8)
   out[0, :height, :width] = image
   return out
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.bench.size import size
 from errseg_jax.evaluate import hardware
 from errseg_jax.models.error_aware import infer
@@ -78,7 +78,7 @@ def times(config: ConfigDict, height: int, width: int) -> dict[str, np.ndarray]:
 
   In a round every program runs once, so that a busy moment of the machine meets all of them.
   """
-  model = build.model(config, build.dataset(config).info.num_classes).clone(early_exit=None)
+  model = assemble.model(config, assemble.dataset(config).info.num_classes).clone(early_exit=None)
   rng = np.random.default_rng(0)
   image = rng.integers(0, 256, (1, height, width, 3), np.uint8)
   shapes = jax.eval_shape(model.init, jax.random.key(0), image)

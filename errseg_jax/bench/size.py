@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.errors import UserError
 from errseg_jax.models.error_aware import ErrorAware, infer
 
@@ -49,7 +49,7 @@ def size(config: ConfigDict, height: int, width: int) -> dict[str, Any]:
     groups that the network has. Batch statistics are no parameters. Multiply-adds are those of convolutions, as
     published tables count them: normalisation, activations and resizing are left out.
   """
-  model = build.model(config, build.dataset(config).info.num_classes).clone(early_exit=None)
+  model = assemble.model(config, assemble.dataset(config).info.num_classes).clone(early_exit=None)
   image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
   variables = jax.eval_shape(model.init, jax.random.key(0), image)
   parameters = parameter_counts(variables["params"])

@@ -17,7 +17,7 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.config import default_config
 from errseg_jax.convert.engine import convert, describe
 from errseg_jax.convert.formats import Arrays, read_arrays
@@ -50,8 +50,8 @@ def run(name: str, weights: pathlib.Path, out: pathlib.Path, drop: str) -> str:
   Raises:
     UserError: an unknown name, a file that is damaged or not of that network, or an `out` that exists.
   """
-  network = NETWORKS[build.known(name, NETWORKS, "--from")]
-  build.known(drop, DROPS, "--drop")
+  network = NETWORKS[assemble.known(name, NETWORKS, "--from")]
+  assemble.known(drop, DROPS, "--drop")
   whole = network.head is not None and drop != "head"
   check_out(out, whole)
   arrays = read_arrays(weights)
@@ -111,7 +111,7 @@ def resolved_config(network: Network, arrays: Arrays, whole: bool) -> ConfigDict
     config.segmenter[key] = getattr(network.preprocessing, key)
   config.order = ("semantic",)
   config.stages.semantic.steps = 1  # of training here: a checkpoint is at some step
-  return build.with_defaults(config)
+  return assemble.with_defaults(config)
 
 
 def num_classes(network: Network, arrays: Arrays) -> int:
@@ -170,7 +170,7 @@ def shapes(config: ConfigDict, classes: int) -> dict[str, Any]:
     config: with a segmenter section.
     classes: C; 0 for the backbone alone.
   """
-  segmenter = build.segmenter(config, classes or 2)
+  segmenter = assemble.segmenter(config, classes or 2)
   key, image = jax.random.key(0), jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
   if classes:
     return dict(jax.eval_shape(segmenter.init, key, image))

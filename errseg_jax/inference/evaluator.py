@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.data.pipeline import eval_batches
 from errseg_jax.inference.choice import Choice
 from errseg_jax.metrics.errors import image_score_sums
@@ -174,6 +174,6 @@ def make_evaluator(config: ConfigDict, mesh: Any) -> Evaluator:
     batch_size=config.loader.eval_batch_size,
     size_multiple=config.loader.size_multiple,
     size_remainder=config.segmenter.size_remainder,
-    pad_value=build.pad_value(config),
+    pad_value=assemble.pad_value(config),
     threads=config.loader.threads,
   )

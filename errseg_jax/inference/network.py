@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.data.pipeline import bucket
 from errseg_jax.inference.choice import Choice, fused_probabilities, rebalanced
 from errseg_jax.metrics.calibration import calibrated
@@ -75,7 +75,7 @@ class TrainedNetwork:
     height, width = image.shape[:2]
     size = bucket(height, width, self.config.loader.size_multiple, self.config.segmenter.size_remainder)
     padded = np.empty((1, *size, 3), np.uint8)
-    padded[:] = np.array(build.pad_value(self.config), np.uint8)
+    padded[:] = np.array(assemble.pad_value(self.config), np.uint8)
     padded[0, :height, :width] = image
     out = jax.device_get(self._forward(self.variables, padded, self.choice.arrays()))
     return jax.tree.map(lambda x: x[0, :height, :width], out)

@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 from ml_collections import ConfigDict
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.errors import UserError
 from errseg_jax.evaluate import read_results
 from errseg_jax.inference.network import TrainedNetwork
@@ -42,7 +42,7 @@ def report(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
     "confusion_fused": arrays.get("confusion.fused", arrays["confusion.semantic"]),
   }
   network = load(workdir, config)
-  source = build.dataset(config).source(results["split"])
+  source = assemble.dataset(config).source(results["split"])
   gallery = make_gallery(network, source, [str(n) for n in arrays["worst.names"]])
   path = workdir / "report.html"
   history = read_metrics(workdir / "metrics.jsonl")

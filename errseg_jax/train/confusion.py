@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.data.splits import Splits
 from errseg_jax.errors import UserError
 from errseg_jax.inference.confusion import load_confusion
@@ -88,9 +88,9 @@ def with_groups(config: ConfigDict) -> ConfigDict:
       f"{path} is missing, and config.groups.named is empty: run errseg confusion --workdir={config.segmenter.init}"
     )
   counts, classes = load_confusion(path)
-  if classes != tuple(build.dataset(config).info.classes):
+  if classes != tuple(assemble.dataset(config).info.classes):
     raise UserError(f"{path} is of other classes than this data set: run errseg confusion again")
-  groups = build.group_finder(config, classes)(counts)
+  groups = assemble.group_finder(config, classes)(counts)
   if not groups:
     raise UserError(
       f"{path}: no two classes are confused more than config.groups.threshold={config.groups.threshold}; lower it"

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.errors import UserError
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.train.checkpoints import StageCheckpoints
@@ -77,7 +77,7 @@ def segmenter_of(workdir: pathlib.Path, like: Variables) -> Variables:
   if not last:
     return segmenter_of(pathlib.Path(config.segmenter.init), like)
   if last == "cascade":  # its branches were trained, and saved, with it
-    model = build.model(config, build.dataset(config).info.num_classes)
+    model = assemble.model(config, assemble.dataset(config).info.num_classes)
     like = merge(split(abstract_variables(model), ("error", "detail"))[0], like)
   steps = stages[last].steps
   checkpoints = StageCheckpoints(workdir, last, steps, config.train.select, create=False)
@@ -101,6 +101,6 @@ def backbone_of(workdir: pathlib.Path) -> Variables:
     UserError: no run, or not trained.
   """
   config = load_config(workdir)
-  model = build.model(config, build.dataset(config).info.num_classes)
+  model = assemble.model(config, assemble.dataset(config).info.num_classes)
   whole = segmenter_of(workdir, split(abstract_variables(model), ("segmenter",))[0])
   return {kind: tree.get("segmenter", {}).get("backbone", {}) for kind, tree in whole.items()}

@@ -9,7 +9,7 @@ import optax
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from errseg_jax.build import known
+from errseg_jax.assemble import known
 from errseg_jax.errors import UserError
 
 

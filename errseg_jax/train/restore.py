@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.network import TrainedNetwork
@@ -59,6 +59,6 @@ def load(workdir: str | pathlib.Path, config: ConfigDict | None = None) -> Train
       f"{workdir}: this run trained no {' and no '.join(sorted(missing))} branch (config.order)"
     )
   choice = Choice.load(workdir)
-  info = build.dataset(config).info
-  model = build.model(config, info.num_classes)
+  info = assemble.dataset(config).info
+  model = assemble.model(config, info.num_classes)
   return TrainedNetwork(config, info, model, trained_variables(config, workdir, model), choice)

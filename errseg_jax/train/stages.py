@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
-from errseg_jax.build import construct, known
+from errseg_jax.assemble import construct, known
 from errseg_jax.errors import UserError
 
 

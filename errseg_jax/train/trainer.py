@@ -13,7 +13,7 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.data.pipeline import step_names, train_batches
 from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
@@ -72,17 +72,17 @@ class Trainer:
           f"stages.{stage.kind}.batch_size={stage.batch_size} is not a multiple of {self.mesh.devices.size} devices"
         )
     self.check_groups()
-    self.dataset = build.dataset(config)
-    self.splits = build.splits(config)
+    self.dataset = assemble.dataset(config)
+    self.splits = assemble.splits(config)
     self.sources = self.splits.sources(self.dataset)
-    self.transforms = {stage.source: build.transform(config, stage.source) for stage in self.stages}
+    self.transforms = {stage.source: assemble.transform(config, stage.source) for stage in self.stages}
     classes = self.dataset.info.num_classes
-    self.config = config = build.with_class_weights(config, self.sources, classes)
+    self.config = config = assemble.with_class_weights(config, self.sources, classes)
     keep_files(config)
-    self.model = build.model(config, classes)
-    self.losses = {stage.name: build.loss(config, stage.kind) for stage in self.stages}
+    self.model = assemble.model(config, classes)
+    self.losses = {stage.name: assemble.loss(config, stage.kind) for stage in self.stages}
     check_confusion(self.losses, self.splits)
-    build.thresholds(config)
+    assemble.thresholds(config)
     if not config.choose.fusions:
       raise UserError(f"config.choose.fusions is empty; known: {', '.join(CANDIDATES)}")
     self.branches = trained_branches(self.stages)
@@ -92,13 +92,13 @@ class Trainer:
         f"{tuple(config.order)} does not train: add one of {', '.join(BLIND)}"
       )
     for fusion in config.choose.fusions:
-      build.known(fusion, CANDIDATES, "config.choose.fusions")
+      assemble.known(fusion, CANDIDATES, "config.choose.fusions")
       if fusion == "refined" and self.model.refine is None:
         raise UserError(
           "config.choose.fusions: 'refined' is what a cascade makes of its branches; order has none"
         )
-    build.known(config.choose.calibration, CALIBRATIONS, "config.choose.calibration")
-    build.known(config.train.select, ("best", "last"), "config.train.select")
+    assemble.known(config.choose.calibration, CALIBRATIONS, "config.choose.calibration")
+    assemble.known(config.train.select, ("best", "last"), "config.train.select")
     if self.splits.both_ways and config.train.select == "best":
       raise UserError(
         f"splits.choose={self.splits.choose!r} is also the reported split: its best checkpoint would be chosen "
@@ -286,7 +286,7 @@ class Trainer:
 
   def make_score(self, stage: Stage, frozen: Variables):
     """(trained variables) -> scores on the choose split, by the names that stages and metrics use."""
-    thresholds = build.thresholds(self.config)
+    thresholds = assemble.thresholds(self.config)
     model = self.model_of(stage)
     refined = ["refined"] if model.refine is not None else []
     counter = make_counter(model, wanted=stage.wanted, fusions=refined, thresholds=thresholds)
@@ -329,7 +329,7 @@ class Trainer:
       self.sources["choose"],
       calibration=section.calibration,
       fusions=tuple(section.fusions),
-      thresholds=build.thresholds(self.config),
+      thresholds=assemble.thresholds(self.config),
       on=f"{count} images ({where})",
       wanted=self.branches,
     )

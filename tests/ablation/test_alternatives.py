@@ -5,7 +5,7 @@ import json
 import pytest
 
 from errseg_jax.ablation.alternatives import ALTERNATIVES
-from errseg_jax.build import with_defaults
+from errseg_jax.assemble import with_defaults
 from errseg_jax.evaluate import evaluate
 from errseg_jax.train.stages import plan
 from errseg_jax.train.trainer import Trainer

@@ -7,7 +7,7 @@ import pytest
 from errseg_jax import cli
 from errseg_jax.ablation import run
 from errseg_jax.ablation.cascade_rows import CASCADE, width
-from errseg_jax.build import with_defaults
+from errseg_jax.assemble import with_defaults
 from errseg_jax.cli import main
 from errseg_jax.config import cascade
 from errseg_jax.errors import UserError

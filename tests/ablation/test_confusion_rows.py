@@ -8,7 +8,7 @@ from errseg_jax.ablation import run
 from errseg_jax.ablation.class_gains import class_gains, confused_classes
 from errseg_jax.ablation.confusion_rows import CONFUSION
 from errseg_jax.ablation.rows import FAMILIES
-from errseg_jax.build import with_defaults
+from errseg_jax.assemble import with_defaults
 from errseg_jax.train.stages import plan
 
 

@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from errseg_jax import build, cli
+from errseg_jax import assemble, cli
 from errseg_jax.ablation import run
 from errseg_jax.ablation.rows import ROWS
-from errseg_jax.build import stage_losses, with_defaults
+from errseg_jax.assemble import stage_losses, with_defaults
 from errseg_jax.cli import main
 from errseg_jax.errors import UserError
 from errseg_jax.pixel_losses import PLAIN
@@ -171,9 +171,9 @@ def test_a_row_is_checked_without_reading_labels_and_its_control_has_its_loss(co
   for name in ("default", "base_longer_alike"):
     run.check(name, run.row_config(config, tmp_path, 0, name))
   alike = run.row_config(config, tmp_path, 0, "base_longer_alike")
-  assert build.loss(alike, "control").pixel == build.loss(config, "detail").pixel
+  assert assemble.loss(alike, "control").pixel == assemble.loss(config, "detail").pixel
   plain = run.row_config(config, tmp_path, 0, "gau_decoder")
-  assert build.loss(plain, "detail").pixel == PLAIN
+  assert assemble.loss(plain, "detail").pixel == PLAIN
 
 
 def test_a_given_network_leaves_out_what_trains_one_anew(config):
@@ -186,4 +186,4 @@ def test_a_given_network_leaves_out_what_trains_one_anew(config):
 @pytest.mark.parametrize(("rate", "want"), [(0.1, ("mc_dropout", "tta")), (0.0, ("tta",))])
 def test_a_network_is_asked_for_the_scores_that_it_can_give(tiny_config, rate, want):
   config = with_defaults(tiny_config(segmenter__head__dropout=rate))
-  assert run.further_scores(build.model(config, 3)) == want
+  assert run.further_scores(assemble.model(config, 3)) == want

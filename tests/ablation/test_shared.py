@@ -10,7 +10,7 @@ import pytest
 from errseg_jax.ablation import run
 from errseg_jax.ablation.run import row_config
 from errseg_jax.ablation.shared import in_common, take
-from errseg_jax.build import with_defaults
+from errseg_jax.assemble import with_defaults
 from errseg_jax.train.workdir import claim
 
 DETAIL_FIRST = {

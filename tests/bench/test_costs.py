@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from errseg_jax import build, cli
+from errseg_jax import assemble, cli
 from errseg_jax.bench import model as bench
 from errseg_jax.bench.model import bench_model, model_cost
 from errseg_jax.bench.size import bench_size, convolutions, image_size, size
@@ -73,7 +73,7 @@ DPC = {"name": "dpc", **dpc_rules.FIELDS["tf"]}
   ],
 )
 def test_the_published_networks_have_the_published_sizes(tiny_config, backbone, head, millions, billions):
-  config = build.with_defaults(
+  config = assemble.with_defaults(
     tiny_config(
       segmenter__backbone=backbone,
       segmenter__head=head,
@@ -95,7 +95,7 @@ def test_groups_add_up_to_the_parameters_of_the_model(tiny_config):
   config = tiny_config()
   sizes = size(config, 64, 96)
   image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8)
-  params = jax.eval_shape(build.model(config, 3).init, jax.random.key(0), image)["params"]
+  params = jax.eval_shape(assemble.model(config, 3).init, jax.random.key(0), image)["params"]
   groups = {name: group["parameters"] for name, group in sizes["groups"].items()}
   assert groups["detail"] == sum(leaf.size for leaf in jax.tree.leaves(params["detail"]))
   assert sizes["total"]["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(params))

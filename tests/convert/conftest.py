@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.config import default_config
 from errseg_jax.convert.command import rules_of, shapes
 from errseg_jax.convert.networks import NETWORKS
@@ -48,7 +48,7 @@ def published():
     config.segmenter.backbone = backbone
     if head:
       config.segmenter.head = head
-    config = build.with_defaults(config)
+    config = assemble.with_defaults(config)
     like = shapes(config, classes if head else 0)
     draw = draw or (lambda path, shape: np.zeros(shape, np.float32))
     ours = {k: draw(k, v.shape) for k, v in traverse_util.flatten_dict(like, sep="/").items()}

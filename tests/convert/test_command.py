@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from errseg_jax import build, cli
+from errseg_jax import assemble, cli
 from errseg_jax.cli import main
 from errseg_jax.errors import UserError
 from errseg_jax.train.backbone_weights import load_backbone
@@ -55,8 +55,8 @@ def test_a_backbone_starts_a_run_with_its_statistics(tmp_path, tiny_config, back
   file, ours = backbone_file
   out = tmp_path / "ours.npz"
   assert main(["convert", *flags("torchvision_resnet", file, out)]) == 0
-  config = build.with_defaults(tiny_config(segmenter__backbone_weights=str(out)))
-  variables = initial_variables(build.model(config, 3), config)
+  config = assemble.with_defaults(tiny_config(segmenter__backbone_weights=str(out)))
+  variables = initial_variables(assemble.model(config, 3), config)
   for kind, tree in ours.items():
     jax.tree.map(np.testing.assert_array_equal, variables[kind]["segmenter"]["backbone"], tree)
   with np.load(out, allow_pickle=False) as file:
@@ -78,8 +78,8 @@ def test_a_backbone_s_preprocessing_and_shape_travel_with_it(
   file, _ = backbone_file
   out = tmp_path / "ours.npz"
   assert main(["convert", *flags("torchvision_resnet", file, out)]) == 0
-  config = build.with_defaults(tiny_config(**{f"segmenter__{k}": v for k, v in change.items()}))
-  like = jax.eval_shape(build.model(config, 3).init, jax.random.key(0), np.zeros((1, 64, 64, 3), np.uint8))
+  config = assemble.with_defaults(tiny_config(**{f"segmenter__{k}": v for k, v in change.items()}))
+  like = jax.eval_shape(assemble.model(config, 3).init, jax.random.key(0), np.zeros((1, 64, 64, 3), np.uint8))
   like = {kind: tree["segmenter"]["backbone"] for kind, tree in like.items()}
   with pytest.raises(UserError) as caught:
     load_backbone(out, like, config)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import errseg_jax as errseg
-from errseg_jax import build, cli
+from errseg_jax import assemble, cli
 from errseg_jax.cli import main
 from errseg_jax.models.backbones import xception
 from errseg_jax.models.heads import deeplabv3plus_rules, dpc_rules, pspnet_rules
@@ -59,7 +59,7 @@ def config_file(tmp_path, tiny_config):
 
 def semantic_labels(config, segmenter_variables, image):
   """What the segmenter alone says of an image whose size needs no padding."""
-  segmenter = build.segmenter(config, config.data.num_classes)
+  segmenter = assemble.segmenter(config, config.data.num_classes)
   features = segmenter.apply(segmenter_variables, image[None])
   return np.asarray(resize(features.logits, image.shape[:2], features.align_corners)[0].argmax(-1))
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.config import cascade
 from errseg_jax.models.backbones import BACKBONES
 from errseg_jax.models.cascade import AttentionBranch, PyramidBranch, Refine
@@ -91,7 +91,7 @@ def test_a_cascade_stands_on_every_backbone(name, tiny_config):
   """Abstractly: shapes alone."""
   backbone = {"name": name, "output_stride": 8, **FIELDS.get(name, {})}
   config = cascade(tiny_config(segmenter__backbone=backbone), 16)
-  model = build.model(build.with_defaults(config), 3)
+  model = assemble.model(assemble.with_defaults(config), 3)
   image = jax.ShapeDtypeStruct((2, 32, 48, 3), jnp.uint8)
   variables = jax.eval_shape(model.init, jax.random.key(0), image)
   out = jax.eval_shape(lambda v, x: infer(model, v, x), variables, image)

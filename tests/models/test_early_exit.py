@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.config import cascade
 from errseg_jax.errors import UserError
 from errseg_jax.models.early_exit import needed_cells, neighbours, on_tiles
@@ -70,14 +70,14 @@ def exits(tiny_config):
     config = cascade(tiny_config(), 16)
     config.segmenter.head.align_corners = align_corners
     config.early_exit.tile = tile
-    config = build.with_defaults(config)
+    config = assemble.with_defaults(config)
     image = np.random.default_rng(0).integers(0, 256, (3, 40, 56, 3), np.uint8)
-    dense = build.model(config, 3)
+    dense = assemble.model(config, 3)
     config.early_exit.threshold = threshold
     variables = jax.jit(dense.init)(jax.random.key(1), image)
     classifier = variables["params"]["error"]["classifier"]["conv"]
     classifier["kernel"] = classifier["kernel"] / jnp.abs(infer(dense, variables, image).error).max()
-    model = build.model(config, 3)
+    model = assemble.model(config, 3)
     return tuple(jax.jit(lambda v, x, m=m: infer(m, v, x))(variables, image) for m in (dense, model))
 
   return run
@@ -119,13 +119,13 @@ def test_the_images_of_several_devices_come_out_alike():
   ],
 )
 def test_settings_that_make_no_sense_are_refused(changes, says, tiny_config):
-  config = build.with_defaults(cascade(tiny_config(), 16))
+  config = assemble.with_defaults(cascade(tiny_config(), 16))
   config.early_exit.update(changes)
   with pytest.raises(UserError, match=says):
-    build.model(config, 3)
+    assemble.model(config, 3)
 
 
 def test_it_wants_the_pyramid(tiny_config):
   config = tiny_config(order=("cascade",), early_exit__threshold=0.5)
   with pytest.raises(UserError, match=r"detail_branch\.name='pyramid'"):
-    build.model(build.with_defaults(config), 3)
+    assemble.model(assemble.with_defaults(config), 3)

@@ -3,14 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.models.error_branch import disbelief_logit, unweighted
 from errseg_jax.models.layers import resize
 
 
 @pytest.fixture(scope="module")
 def network(tiny_config):
-  model = build.model(tiny_config(segmenter__head__dropout=0.5), 3)
+  model = assemble.model(tiny_config(segmenter__head__dropout=0.5), 3)
   image = jax.random.randint(jax.random.key(1), (4, 45, 61, 3), 0, 256).astype(jnp.uint8)
   return model, jax.jit(model.init)(jax.random.key(0), image), image
 
@@ -73,7 +73,7 @@ def test_only_the_wanted_branches_run(network, wanted):
 def test_logits_reach_the_image_s_size_as_the_head_says(tiny_config, network):
   """A published network resizes its logits with or without aligned corners."""
   _, variables, image = network
-  plain, aligned = (build.model(tiny_config(segmenter__head__align_corners=a), 3) for a in (False, True))
+  plain, aligned = (assemble.model(tiny_config(segmenter__head__align_corners=a), 3) for a in (False, True))
   for model in (plain, aligned):
     features = jax.jit(model.segmenter.apply)(
       {kind: tree["segmenter"] for kind, tree in variables.items()}, image
@@ -85,7 +85,7 @@ def test_logits_reach_the_image_s_size_as_the_head_says(tiny_config, network):
 
 def test_squeezenet_takes_its_place(tiny_config):
   config = tiny_config(segmenter__backbone={"name": "squeezenet", "output_stride": 8})
-  model = build.model(config, 3)
+  model = assemble.model(config, 3)
   image = jax.ShapeDtypeStruct((1, 45, 61, 3), jnp.uint8)
   out, _ = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x), image)
   assert out.detail.shape == (1, 45, 61, 3)
@@ -94,8 +94,8 @@ def test_squeezenet_takes_its_place(tiny_config):
 def test_the_error_branch_sees_the_detail_branch_without_its_class_weights(tiny_config):
   weights = (0.5, 1.0, 2.0)
   changes = {"error_branch__prior": "detail", "detail_branch__residual": True}
-  plain = build.model(tiny_config(**changes), 3)
-  tilted = build.model(tiny_config(**changes, detail_loss={"class_weights": weights}), 3)
+  plain = assemble.model(tiny_config(**changes), 3)
+  tilted = assemble.model(tiny_config(**changes, detail_loss={"class_weights": weights}), 3)
   image = jax.random.randint(jax.random.key(1), (1, 32, 32, 3), 0, 256).astype(jnp.uint8)
   variables = jax.jit(plain.init)(jax.random.key(0), image)
   a, b = (jax.jit(m.apply)(variables, image) for m in (plain, tilted))

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.errors import UserError
 from errseg_jax.models.backbones import Endpoints, SqueezeNet
 from errseg_jax.models.heads import (
@@ -337,7 +337,7 @@ def test_every_head_is_tried_here():
 def test_the_branches_fit_every_head(tiny_config, name):
   fields, stride = SMALL[name]
   head = {"name": name, "auxiliary_features": 4, **fields}
-  model = build.model(tiny_config(segmenter__head=head), 3)
+  model = assemble.model(tiny_config(segmenter__head=head), 3)
   image = jax.ShapeDtypeStruct((2, 45, 61, 3), jnp.uint8)
 
   def run(image, train):

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.data.pipeline import train_batches
 from errseg_jax.sharding import make_mesh, replicate, shard_batch
 from errseg_jax.structs import Batch
@@ -34,7 +34,7 @@ class Bench:
   def batches(self, count):
     arrays = train_batches(
       self.sources,
-      build.transform(self.config),
+      assemble.transform(self.config),
       batch_size=self.stage.batch_size,
       seed=0,
       start=0,
@@ -71,16 +71,16 @@ def bench(tiny_config):
     config = tiny_config(**changes)
     stage = {s.name: s for s in plan(config)}[name]
     stage = dataclasses.replace(stage, groups=groups or stage.groups)
-    dataset, mesh = build.dataset(config), make_mesh(devices)
-    model = build.model(config, dataset.info.num_classes)
+    dataset, mesh = assemble.dataset(config), make_mesh(devices)
+    model = assemble.model(config, dataset.info.num_classes)
     variables = replicate(initial_variables(model, config), mesh)
     trained, frozen = split(variables, stage.groups)
     tx = make_optimizer(stage.optimizer, stage.steps, trained["params"])
     state = replicate(TrainState.create(trained, tx, stage.ema > 0), mesh)
-    step = make_step(model, stage, build.loss(config, name), tx, config.seed)
+    step = make_step(model, stage, assemble.loss(config, name), tx, config.seed)
     sources, in_turn = [dataset.source("train")], [frozen]
     if stage.folds:
-      parts = build.splits(config).sources(dataset)
+      parts = assemble.splits(config).sources(dataset)
       sources = [parts[fold] for fold in stage.folds]
       in_turn = [scaled(frozen, 1 + 0.2 * k) for k in range(len(sources))]
     return Bench(config, stage, model, tx, state, frozen, step, mesh, sources, in_turn)

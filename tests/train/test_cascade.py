@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from errseg_jax import build
+from errseg_jax import assemble
+from errseg_jax.assemble import with_defaults
 from errseg_jax.bench.early_exit import early_exit
-from errseg_jax.build import with_defaults
 from errseg_jax.cli import main
 from errseg_jax.config import cascade
 from errseg_jax.errors import UserError
@@ -78,7 +78,7 @@ def test_branches_of_nothing_are_refused(key, value, says, tiny_config, tmp_path
 def test_an_early_exit_wants_a_cascade(tiny_config):
   config = tiny_config(detail_branch={"name": "pyramid", "features": 8}, early_exit__threshold=0.3)
   with pytest.raises(UserError, match="wants a cascade"):
-    build.model(with_defaults(config), 3)
+    assemble.model(with_defaults(config), 3)
 
 
 def test_a_checkpoint_is_scored_by_what_is_handed_out(run):
@@ -147,7 +147,7 @@ def test_the_refined_labels_are_what_is_handed_out(run):
   assert Choice.load(run).fusion == "refined"
   network = load(run)
   image = network.config and np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
-  padded = np.concatenate([image, np.full((32, 16, 3), build.pad_value(network.config), np.uint8)], 1)
+  padded = np.concatenate([image, np.full((32, 16, 3), assemble.pad_value(network.config), np.uint8)], 1)
   outputs = infer(network.model, network.variables, padded[None])
   a = jax.nn.sigmoid(outputs.error)[..., None]
   expected = (a * jax.nn.softmax(outputs.detail) + (1 - a) * jax.nn.softmax(outputs.semantic)).argmax(-1)
@@ -224,7 +224,7 @@ def test_branches_come_on_top_of_its_coarse_branch(run, tiny_config, tmp_path):
   Trainer(with_defaults(config), tmp_path / "run").run()
   given = load(run)
   config = load_config(tmp_path / "run")
-  model = build.model(config, 3)
+  model = assemble.model(config, 3)
   own = trained_variables(config, tmp_path / "run", model)
   for kind, tree in own.items():
     pairs = zip(

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from errseg_jax.build import with_defaults
+from errseg_jax.assemble import with_defaults
 from errseg_jax.train import trainer as module
 from errseg_jax.train.checkpoints import StageCheckpoints
 from errseg_jax.train.loop import Stopped

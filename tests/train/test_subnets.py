@@ -8,8 +8,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from errseg_jax import build
-from errseg_jax.build import with_defaults
+from errseg_jax import assemble
+from errseg_jax.assemble import with_defaults
 from errseg_jax.config_flags import override
 from errseg_jax.confusion import confusion
 from errseg_jax.errors import UserError
@@ -51,14 +51,14 @@ def stacked(tiny_config, tmp_path_factory):
 
 def parts(workdir):
   config = load_config(workdir)
-  model = build.model(config, 3)
+  model = assemble.model(config, 3)
   return config, model, trained_variables(config, workdir, model)
 
 
 def padded(config, image):
   """32 x 48 in its bucket, as evaluation and prediction see it."""
   out = np.empty((1, 32, 64, 3), np.uint8)
-  out[:] = build.pad_value(config)
+  out[:] = assemble.pad_value(config)
   out[0, :, :48] = image
   return out
 
@@ -68,7 +68,7 @@ def test_the_fused_scores_are_the_semantic_branch_of_what_follows(stacked):
   assert {"base", "semantic", "detail", "fused"} <= results.keys()
   assert results["speed"]["subnets_ms"] >= 0
   config, model, variables = parts(stacked)
-  source = build.dataset(config).source("val")
+  source = assemble.dataset(config).source("val")
   counts = {name: np.zeros(2, int) for name in ("base", "semantic")}
   for sample in (source[i] for i in range(len(source))):
     out = infer(model, variables, padded(config, sample["image"]))
@@ -185,7 +185,7 @@ def test_a_network_with_subnets_is_no_start_without_them(tiny_config, stacked, t
 
 def test_what_is_counted_is_the_network_without_its_subnets(stacked):
   config, model, variables = parts(stacked)
-  source = build.dataset(config).source("val")
+  source = assemble.dataset(config).source("val")
   evaluator = make_evaluator(config, make_mesh(1))
   counts = count_confusion(evaluator, model, variables, source)
   whole = evaluator.run(make_counter(model, wanted=()), variables, source, Choice()).counts

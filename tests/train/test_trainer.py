@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from errseg_jax.build import with_defaults
+from errseg_jax.assemble import with_defaults
 from errseg_jax.errors import UserError
 from errseg_jax.metrics.calibration import Calibration
 from errseg_jax.models.heads.dpc_cells import read_cell

@@ -8,8 +8,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from errseg_jax.build.groups import named_groups
-from errseg_jax.build.sections import construct, known, pixel_section
+from errseg_jax.assemble.groups import named_groups
+from errseg_jax.assemble.sections import construct, known, pixel_section
 from errseg_jax.errors import UserError
 from errseg_jax.models.backbones import BACKBONES
 from errseg_jax.models.cascade import COMBINATIONS, SELECTIONS, PyramidBranch, Refine

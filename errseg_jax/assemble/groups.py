@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from errseg_jax.build.data import dataset
-from errseg_jax.build.sections import construct
+from errseg_jax.assemble.data import dataset
+from errseg_jax.assemble.sections import construct
 from errseg_jax.data.class_groups import Groups, resolve
 from errseg_jax.errors import UserError
 from errseg_jax.metrics.class_groups import Discovery

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from errseg_jax import build
+from errseg_jax import assemble
 from errseg_jax.config import default_config, paper
 from errseg_jax.errors import UserError
 from errseg_jax.losses import DetailLoss, ErrorLoss, SemanticLoss
@@ -34,15 +34,15 @@ def refused(call, *words):
   ],
 )
 def test_an_unknown_name_or_key_lists_the_known(tiny_config, changes, words):
-  refused(lambda: build.model(tiny_config(**changes), 3), *words)
+  refused(lambda: assemble.model(tiny_config(**changes), 3), *words)
 
 
 def test_losses_take_their_sections(tiny_config):
   config = tiny_config(error_loss={"w2": 3.0}, detail_loss={"weights": "mask", "t": 0.4})
-  assert build.loss(config, "error") == ErrorLoss(w2=3.0)
-  assert build.loss(config, "detail") == DetailLoss("mask", 0.4)
-  refused(lambda: build.loss(tiny_config(error_loss={"w9": 1}), "error"), "w9", "w3_min")
-  refused(lambda: build.loss(tiny_config(detail_loss={"weights": "hard"}), "detail"), "mask, soft, all")
+  assert assemble.loss(config, "error") == ErrorLoss(w2=3.0)
+  assert assemble.loss(config, "detail") == DetailLoss("mask", 0.4)
+  refused(lambda: assemble.loss(tiny_config(error_loss={"w9": 1}), "error"), "w9", "w3_min")
+  refused(lambda: assemble.loss(tiny_config(detail_loss={"weights": "hard"}), "detail"), "mask, soft, all")
 
 
 def test_class_balance_counts_the_labels_of_the_stage(tiny_config):
@@ -51,34 +51,34 @@ def test_class_balance_counts_the_labels_of_the_stage(tiny_config):
     "semantic": [{"label": np.array([[0, 0, 1, 2]], np.uint8)}],
     "branches": [{"label": np.array([[0, 0, 0, 0, 1, 1, 2, 255]], np.uint8)}],
   }
-  full = build.with_class_weights(config, sources, 3)
+  full = assemble.with_class_weights(config, sources, 3)
   weights = class_weights(np.array([4, 2, 1]) / 7, 1.0)
-  assert build.loss(full, "detail").class_weights == weights
-  assert build.model(full, 3).detail_weights == weights
+  assert assemble.loss(full, "detail").class_weights == weights
+  assert assemble.model(full, 3).detail_weights == weights
   for stage in ("semantic", "control"):
-    assert build.loss(full, stage) == SemanticLoss(0.5, class_weights(np.array([2, 1, 1]) / 4, 0.5))
+    assert assemble.loss(full, stage) == SemanticLoss(0.5, class_weights(np.array([2, 1, 1]) / 4, 0.5))
   assert not config.detail_loss.get("class_weights")
   plain = tiny_config(detail_loss__balance=0.0)
-  assert build.with_class_weights(plain, sources, 3).to_dict() == plain.to_dict()
+  assert assemble.with_class_weights(plain, sources, 3).to_dict() == plain.to_dict()
 
 
 def test_class_weights_by_hand_stay_and_must_fit(tiny_config):
   config = tiny_config(detail_loss={"balance": 1.0, "class_weights": (1.0, 2.0)})
-  assert build.with_class_weights(config, {}, 2).detail_loss.class_weights == (1.0, 2.0)
-  refused(lambda: build.model(config, 3), "class_weights", "2 numbers for 3 classes")
+  assert assemble.with_class_weights(config, {}, 2).detail_loss.class_weights == (1.0, 2.0)
+  refused(lambda: assemble.model(config, 3), "class_weights", "2 numbers for 3 classes")
 
 
 def test_where_detail_comes_first_max_probability_stands_in(tiny_config):
-  assert not build.loss(tiny_config(), "detail").max_probability
-  assert build.loss(tiny_config(order=("semantic", "detail", "error")), "detail").max_probability
+  assert not assemble.loss(tiny_config(), "detail").max_probability
+  assert assemble.loss(tiny_config(order=("semantic", "detail", "error")), "detail").max_probability
 
 
 def test_only_the_branches_see_strong_views_and_only_where_asked_to(tiny_config):
-  plain = build.transform(tiny_config())
-  assert build.transform(tiny_config(), "branches") == plain
+  plain = assemble.transform(tiny_config())
+  assert assemble.transform(tiny_config(), "branches") == plain
   config = tiny_config(splits__error_source="strong", splits__strength=0.5)
-  assert build.transform(config) == build.transform(config, "semantic") == plain
-  assert build.transform(config, "branches") == plain.stronger(0.5)
+  assert assemble.transform(config) == assemble.transform(config, "semantic") == plain
+  assert assemble.transform(config, "branches") == plain.stronger(0.5)
 
 
 def test_the_paper_s_setting_is_one_call_away():
@@ -86,9 +86,9 @@ def test_the_paper_s_setting_is_one_call_away():
   config.order = ("semantic", "detail", "error")
   config = paper(config)
   assert config.order == ("semantic", "error", "detail")
-  assert build.loss(config, "error") == ErrorLoss(1.0, 1.5, None, 0.001, 0.95)
-  assert build.loss(config, "detail") == DetailLoss("mask", 0.7)
-  model = build.model(config, 19)
+  assert assemble.loss(config, "error") == ErrorLoss(1.0, 1.5, None, 0.001, 0.95)
+  assert assemble.loss(config, "detail") == DetailLoss("mask", 0.7)
+  model = assemble.model(config, 19)
   assert model.error.prior == "none"
   assert not model.detail.residual
   assert (config.choose.fusions, config.choose.thresholds) == (("mask",), (0.7,))
@@ -97,4 +97,4 @@ def test_the_paper_s_setting_is_one_call_away():
 @pytest.mark.parametrize("section", ["semantic_loss", "detail_loss"])
 @pytest.mark.parametrize(("weights", "why"), [((1.0, 0.0, 2.0), "positive"), ((1.0, 2.0), "2 numbers for 3")])
 def test_class_weights_that_would_spoil_labels_are_refused(tiny_config, section, weights, why):
-  refused(lambda: build.model(tiny_config(**{f"{section}__class_weights": weights}), 3), why)
+  refused(lambda: assemble.model(tiny_config(**{f"{section}__class_weights": weights}), 3), why)

@@ -8,9 +8,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from errseg_jax import losses
-from errseg_jax.build.groups import named_groups
-from errseg_jax.build.network import refine
-from errseg_jax.build.sections import construct, known, pixel_section
+from errseg_jax.assemble.groups import named_groups
+from errseg_jax.assemble.network import refine
+from errseg_jax.assemble.sections import construct, known, pixel_section
 from errseg_jax.data.frequencies import class_counts, class_frequencies
 from errseg_jax.errors import UserError
 from errseg_jax.pixel_losses import PIXEL_LOSSES, CrossEntropy, InverseFrequency, class_weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from errseg_jax.build.sections import construct
+from errseg_jax.assemble.sections import construct
 from errseg_jax.data import datasets
 from errseg_jax.data.splits import Splits
 from errseg_jax.data.transforms import TrainTransform

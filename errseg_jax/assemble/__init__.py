@@ -1,0 +1,26 @@
+"""From a config to its parts: data set, network, losses. Every name and key is checked on the way."""
+
+from errseg_jax.assemble.data import dataset, pad_value, splits, transform
+from errseg_jax.assemble.groups import group_finder, named_groups
+from errseg_jax.assemble.network import model, segmenter
+from errseg_jax.assemble.sections import check_numbers, construct, known, thresholds, with_defaults
+from errseg_jax.assemble.stage_losses import loss, pixel_loss, with_class_weights
+
+__all__ = [
+  "check_numbers",
+  "construct",
+  "dataset",
+  "group_finder",
+  "known",
+  "loss",
+  "model",
+  "named_groups",
+  "pad_value",
+  "pixel_loss",
+  "segmenter",
+  "splits",
+  "thresholds",
+  "transform",
+  "with_class_weights",
+  "with_defaults",
+]
