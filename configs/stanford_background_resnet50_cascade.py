@@ -25,11 +25,9 @@ def get_config(arg=None):
   config.loader.threads = 8
   config.segmenter.backbone = {"name": "resnet", "depth": 50, "output_stride": 8}
   config = cascade(config)
-  config.stages.cascade = stage(STEPS, 1e-2, batch_size=16, eval_every=1000)
   # The pretrained backbone wants smaller steps than the branches.
-  multipliers = {"segmenter/backbone": 0.1}
-  sgd = {"name": "sgd", "momentum": 0.9, "weight_decay": 5e-4, "clip_norm": 0.0, "multipliers": multipliers}
-  config.stages.cascade.optimizer.update(sgd)
+  sgd = {"name": "sgd", "weight_decay": 5e-4, "clip_norm": 0.0, "multipliers": {"segmenter/backbone": 0.1}}
+  config.stages.cascade = stage(STEPS, 1e-2, batch_size=16, eval_every=1000, **sgd)
   if arg == "runlocal":
     config = runlocal(config)
     config.segmenter.backbone.update(depth=18, width=8)

@@ -192,9 +192,11 @@ def plot(found: dict[str, Any]) -> str:
   axes = figure.subplots()
   rows = found["rows"]
   axes.plot([r["ms"] for r in rows], [r["mIoU"] for r in rows], "o-", color="#0072b2")
-  for row in rows:
+  for number, row in enumerate(rows):
     text = f"{row['threshold']:g}" if row["threshold"] else "whole"
-    axes.annotate(text, (row["ms"], row["mIoU"]), xytext=(4, -12), textcoords="offset points", fontsize=8)
+    axes.annotate(
+      text, (row["ms"], row["mIoU"]), xytext=(4, (-12, 6)[number % 2]), textcoords="offset points", fontsize=8
+    )
   axes.axvline(found["coarse_ms"], color="#999999", linestyle=":")
   axes.set_xlabel("ms per image; dotted: without the fine network")
   axes.set_ylabel(f"mIoU, {found['split']}, %")

@@ -146,7 +146,7 @@ def test_four_images_are_learned_by_heart_and_every_loss_falls(tiny_config, tmp_
 def test_the_refined_labels_are_what_is_handed_out(run):
   assert Choice.load(run).fusion == "refined"
   network = load(run)
-  image = network.config and np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+  image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
   padded = np.concatenate([image, np.full((32, 16, 3), assemble.pad_value(network.config), np.uint8)], 1)
   outputs = infer(network.model, network.variables, padded[None])
   a = jax.nn.sigmoid(outputs.error)[..., None]
