@@ -45,7 +45,7 @@ def evaluate(args: argparse.Namespace) -> int:
   from errseg_jax.evaluate import evaluate as run
 
   scores = tuple(name.strip() for name in args.scores.split(",") if name.strip())
-  run(config, workdir(args), args.split or config.splits.val, scores, args.confidnet)
+  run(config, workdir(args), args.split or config.splits.val, scores, args.confidnet, args.oracle)
   return 0
 
 
@@ -186,7 +186,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 OWN_FLAGS = {
   "train": {"--config", "--workdir"},
-  "evaluate": {"--workdir", "--split", "--scores", "--confidnet"},
+  "evaluate": {"--workdir", "--split", "--scores", "--confidnet", "--oracle"},
   "predict": {"--workdir", "--output"},
   "report": {"--workdir"},
   "label-issues": {"--workdir", "--split", "--top", "--out", "--by"},
@@ -204,6 +204,7 @@ FLAG_HELP = {
   "confusion: train (default) and choose are the images that the semantic network was trained and chosen on",
   "--scores": "further error scores, which cost further passes: mc_dropout,tta or one of them",
   "--confidnet": "error detection by ConfidNet's convention too: void is an error",
+  "--oracle": "score the labels restricted to the classes that each image's annotation shows, too",
   "--output": "folder for the results; by default WORKDIR/predictions",
   "--from": "name of the published network, as torchvision_deeplabv3; docs/convert.md lists them",
   "--weights": "its file: .pth, .pt, .safetensors, .npz or .h5",
@@ -218,7 +219,7 @@ FLAG_HELP = {
   "--seeds": "how many, from the config's seed on; by default 3",
   "--json": "print one JSON object in place of a table",
 }
-SWITCHES = ("--json", "--confidnet")
+SWITCHES = ("--json", "--confidnet", "--oracle")
 FLAG_DEFAULTS = {"--seeds": "3"}
 
 

@@ -57,6 +57,8 @@ def stages_section() -> ConfigDict:
   config = ConfigDict()
   config.semantic = stage(40_000, 1e-3)
   config.finetune = stage(40_000, 5e-4)  # a given network, trained on
+  config.guided = stage(40_000, 1e-3)  # the network and its guidance, together
+  config.guidance = stage(40_000, 1e-3)
   config.subnets = stage(40_000, 1e-3)
   config.error = stage(60_000, 1e-3)
   config.detail = stage(90_000, 1e-3)
@@ -105,6 +107,8 @@ def default_config() -> ConfigDict:
 
   config.error_branch = ConfigDict({"name": "error", "prior": "detail"})  # of models.error_branches
   config.detail_branch = ConfigDict({"name": "detail", "residual": True})  # of models.detail_branches
+  config.guidance = ConfigDict()  # of models.guidance.Guidance: image classification that guides every pixel
+  config.guidance_loss = ConfigDict()  # of losses.GuidedLoss, beside semantic_loss
   config.subnets = ConfigDict()  # of models.confusion_groups.ConfusionGroups, for the groups of config.groups
   # Of losses.SemanticLoss. `pixel`: a loss of pixel_losses.PIXEL_LOSSES by name, and its fields.
   config.semantic_loss = ConfigDict({"pixel": {"name": "cross_entropy"}})
@@ -130,7 +134,8 @@ def default_config() -> ConfigDict:
   config.groups.threshold = 0.1  # share of a class's pixels, mean of both directions: confused from there on
   config.groups.max_groups = 3  # the most confused are kept
 
-  # Stages that train, in order. "subnets" go before the branches, "finetune" before those; "control" may follow.
+  # Stages that train, in order. "subnets" go before the branches, guidance before those ("guided": with the network,
+  # in place of "semantic" or after it; "guidance": of the frozen one), "finetune" before all; "control" may follow.
   # "cascade" is one stage for segmenter and branches, and the only one.
   config.order = ("semantic", "detail", "error")
   config.stages = stages_section()
@@ -163,7 +168,20 @@ def cascade(config: ConfigDict, features: int = 512) -> ConfigDict:
   return config
 
 
-PAPER_ORDER = ("semantic", "finetune", "subnets", "error", "detail", "control")
+def guided(config: ConfigDict) -> ConfigDict:
+  """Trains the network of a config on together with guidance by image classification (P3, Shen and Zeng 2018).
+
+  The stage is the config's control stage: the same network, trained on for as long. The guidance is as wide as the
+  head, the published 512 and 4096 beside one of 256.
+  """
+  width = config.segmenter.head.get("features") or 256
+  config.guidance.features, config.guidance.hidden = 2 * width, 16 * width
+  config.stages.guided = config.stages.control.copy_and_resolve_references()
+  config.order = ("semantic", "guided")
+  return config
+
+
+PAPER_ORDER = ("semantic", "finetune", "guided", "guidance", "subnets", "error", "detail", "control")
 
 
 def paper(config: ConfigDict) -> ConfigDict:
@@ -205,6 +223,7 @@ def runlocal(config: ConfigDict) -> ConfigDict:
   config.error_branch.features = 8
   config.detail_branch.features = 8 if config.detail_branch.name == "pyramid" else (8, 8, 8)
   config.subnets.features = 8
+  config.guidance.features, config.guidance.hidden = 8, 8
   for name in config.order:
     config.stages[name].steps, config.stages[name].batch_size = 4, 2
   return config

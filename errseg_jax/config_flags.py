@@ -19,6 +19,8 @@ FREE = (
   "data",
   "segmenter.backbone",
   "segmenter.head",
+  "guidance",
+  "guidance_loss",
   "subnets",
   "error_branch",
   "detail_branch",

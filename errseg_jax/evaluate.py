@@ -7,11 +7,8 @@ import functools
 import json
 import os
 import pathlib
-import statistics
-import time
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -26,10 +23,12 @@ from errseg_jax.inference.confidnet import VoidAsClass, confidnet_scores, make_c
 from errseg_jax.inference.evaluator import Evaluator, Totals, make_evaluator
 from errseg_jax.inference.extra_scores import SCORES as EXTRA_SCORES
 from errseg_jax.inference.extra_scores import check_dropout, make_extra_counter
+from errseg_jax.inference.speed import hardware, speed
 from errseg_jax.inference.statistics import make_counter
 from errseg_jax.metrics.errors import error_scores, mask_scores, per_image_scores, threshold_scores
+from errseg_jax.metrics.presence import presence_scores
 from errseg_jax.metrics.segmentation import boundary_iou, segmentation_scores
-from errseg_jax.models.error_aware import ErrorAware, infer
+from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.progress import progress_bar
 from errseg_jax.sharding import make_mesh, replicate
 from errseg_jax.structs import DatasetInfo
@@ -46,6 +45,7 @@ def evaluate(
   split: str,
   scores: tuple[str, ...] = (),
   confidnet: bool = False,
+  oracle: bool = False,
 ) -> dict[str, Any]:
   """Scores a workdir and writes results.json and evaluation.npz there; results_SPLIT.json for another split.
 
@@ -55,6 +55,7 @@ def evaluate(
     split: of its data set.
     scores: of inference.extra_scores.SCORES, beside the free ones.
     confidnet: score by ConfidNet's convention too.
+    oracle: score the fused labels restricted to the classes that each image's annotation shows, too.
 
   Returns:
     The content of results.json.
@@ -78,7 +79,7 @@ def evaluate(
   passes = [(choice, source)]
   if choice.halves and split == config.splits.val:
     passes = list(zip(choice.halves, stretches(source, 2), strict=True))
-  options = {"wanted": branches, "thresholds": thresholds, "rho": config.error_loss.rho}
+  options = {"wanted": branches, "thresholds": thresholds, "rho": config.error_loss.rho, "oracle": oracle}
   totals = run_passes(evaluator, model, variables, passes, f"evaluate {split}", **options)
   if scores:
     extra = make_extra_counter(model, scores, config.loader.size_multiple, config.segmenter.size_remainder)
@@ -93,6 +94,7 @@ def evaluate(
     "hardware": hardware(),
     **segmentation_results(totals, info),
     **({"chosen": chosen(choice)} if "detail" in branches else {}),
+    **presence_results(totals, info),
     **error_results(totals, choice, thresholds, info),
   }
   if confidnet:
@@ -145,7 +147,8 @@ def control_scores(
   evaluator: Evaluator, model: ErrorAware, control: Any, source: Any, info: DatasetInfo
 ) -> dict[str, Any]:
   """Scores of the network that was trained on."""
-  counts = evaluator.run(make_counter(model.clone(subnets=None), wanted=()), control, source, Choice()).counts
+  counter = make_counter(model.clone(subnets=None, guidance=None), wanted=())
+  counts = evaluator.run(counter, control, source, Choice()).counts
   return segmentation_scores(counts["confusion/semantic"], info.classes, info.absent)
 
 
@@ -170,15 +173,22 @@ def confidnet_results(evaluator: Evaluator, model: ErrorAware, variables: Any, p
 
 
 def segmentation_results(totals: Totals, info: DatasetInfo) -> dict[str, Any]:
-  """Scores from the confusion matrices, without the subnets ("base") too; boundary IoU where counted."""
+  """Scores from the confusion matrices, without guidance and subnets ("base") too; boundary IoU where counted."""
   out: dict[str, Any] = {}
-  for name in ("base", "semantic", "detail", "fused"):
+  for name in ("base", "semantic", "detail", "fused", "oracle"):
     if f"confusion/{name}" in totals.counts:
       out[name] = segmentation_scores(totals.counts[f"confusion/{name}"], info.classes, info.absent)
     if f"boundary/{name}" in totals.counts:
       left_out = [c for c, iou in out[name]["IoU"].items() if iou is None]
       out[name] |= boundary_iou(totals.counts[f"boundary/{name}"], info.classes, left_out)
   return out
+
+
+def presence_results(totals: Totals, info: DatasetInfo) -> dict[str, Any]:
+  """ "presence": how well the global scores name the classes of an image; nothing without guidance."""
+  if "presence" not in totals.counts:
+    return {}
+  return {"presence": presence_scores(totals.counts["presence"], info.classes)}
 
 
 def chosen(choice: Choice) -> dict[str, Any]:
@@ -256,47 +266,6 @@ def image_level(totals: Totals) -> dict[str, float | None]:
   return out
 
 
-def hardware() -> dict[str, Any]:
-  """What the scores were computed on."""
-  device = jax.devices()[0]
-  return {"platform": device.platform, "device": device.device_kind, "jax": jax.__version__}
-
-
-def speed(model, variables, evaluator, source, branches: tuple[str, ...]) -> dict[str, Any]:
-  """Milliseconds per image of the semantic network and of each branch on top, median of 5 batches."""
-  batch, _ = next(evaluator.batches(source))
-  runs: dict[str, tuple[ErrorAware, tuple[str, ...]]] = {"semantic": (model, ())} | {
-    name: (model, (name,)) for name in ("error", "detail") if name in branches
-  }
-  if model.early_exit is not None:  # its fine network asks the attention where to go
-    runs["early_exit"] = (model, branches)
-  if model.subnets is not None:
-    runs["base"] = (model.clone(subnets=None), ())
-  rows: dict[str, float] = {}
-  for name, (network, wanted) in runs.items():
-    run = jax.jit(functools.partial(infer, network, wanted=wanted))
-    jax.block_until_ready(run(variables, batch.image))
-    times = []
-    for _ in range(5):
-      start = time.perf_counter()
-      jax.block_until_ready(run(variables, batch.image))
-      times.append(time.perf_counter() - start)
-    rows[name] = 1000 * statistics.median(times) / batch.image.shape[0]
-  base = rows["semantic"]
-  out: dict[str, Any] = {"semantic_ms": base}
-  if "base" in rows:
-    out["subnets_ms"] = max(0.0, base - rows["base"])
-  # With prior "detail" the error branch runs the detail branch too: its own cost is what it adds to that.
-  below = rows.get("detail", base) if model.error.prior == "detail" else base
-  if "error" in rows:
-    out["error_ms"] = max(0.0, rows["error"] - below)
-  if "early_exit" in rows:
-    out["detail_ms"] = max(0.0, rows["early_exit"] - rows["error"])
-  elif "detail" in rows:
-    out["detail_ms"] = max(0.0, rows["detail"] - base)
-  return out | {"image_size": list(batch.image.shape[1:3])}
-
-
 def write_evaluation(workdir: pathlib.Path, results: dict[str, Any], totals: Totals, suffix: str) -> None:
   """results.json, and evaluation.npz with what the report's curves need; each whole or not at all.
 
@@ -336,10 +305,14 @@ def print_results(results: dict[str, Any]) -> None:
   names = ("mIoU", "aAcc", "mAcc", "mDice", "mBIoU")
   for column in ("", *names):
     table.add_column(column, justify="right" if column else "left")
-  for system in ("base", "semantic", "control", "detail", "fused"):
+  for system in ("base", "semantic", "control", "detail", "fused", "oracle"):
     if system in results:
       table.add_row(system, *(_number(results[system].get(n)) for n in names))
   console.print(table)
+  if "presence" in results:
+    console.print(
+      "classes of an image: " + ", ".join(f"{n} {_number(results['presence'][n])}" for n in ("mAP", "mF1"))
+    )
   error = results["error"]
   scores = ("AUROC", "AUPR_error", "AUPR_success", "FPR95", "AURC", "ECE")
   table = Table(title=f"finding the errors ({_number(error.get('rate'))} % of the pixels are wrong)")

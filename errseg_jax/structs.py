@@ -78,16 +78,17 @@ class Outputs:
   """What a forward pass gives, at the label's size, as logits; a branch that did not run is None.
 
   Attributes:
-    semantic: float32 [B, H, W, C], logits of the frozen network, with its subnets where it has some.
+    semantic: float32 [B, H, W, C], logits of the frozen network, with its guidance and subnets where it has some.
     error: float32 [B, H, W], logit of P(semantic label is wrong).
     detail: float32 [B, H, W, C], logits of the detail branch.
     auxiliary: float32 [B, H, W, C], logits of the segmenter's auxiliary head, in its training only.
     stages: of a detail branch that is a cascade, in its training only: (logits [B, H, W, C], bool [B, H, W]: the
       pixel reached it) of each decoder.
-    base: float32 [B, H, W, C], logits of the network without its subnets; None where it has none.
+    base: float32 [B, H, W, C], logits of the network without guidance and subnets; None where it has none.
     subnets: float32 [B, H, W, K_g + 1] of each subnet, in their training only.
     refined: float32 [B, H, W, C], scores in log space of what a cascade of coarse, attention and refine makes of all
       three (P2); None of other networks.
+    presence: float32 [B, C], logits of each class's presence in the image (P3); None without guidance.
   """
 
   semantic: jax.Array
@@ -98,6 +99,7 @@ class Outputs:
   base: Any = None
   subnets: Any = ()
   refined: Any = None
+  presence: Any = None
 
 
 @struct.dataclass

@@ -78,7 +78,18 @@ def make_config(root: pathlib.Path, **changes):
   config.detail_branch.features = (8, 8, 8)
   config.detail_branch.dropout = 0.1
   config.subnets.features = 8
-  for name in ("semantic", "finetune", "subnets", "error", "detail", "control", "cascade"):
+  config.guidance.update(features=8, hidden=8, cells=3)
+  for name in (
+    "semantic",
+    "finetune",
+    "guided",
+    "guidance",
+    "subnets",
+    "error",
+    "detail",
+    "control",
+    "cascade",
+  ):
     config.stages[name] = configs.stage(4, 3e-3, save_every=3, eval_every=2)
   config.train.log_every = 2
   for key, value in changes.items():

@@ -16,6 +16,7 @@ from errseg_jax.train.workdir import FREE, claim, flat, load_config
 from errseg_jax.train.writers import read_metrics
 
 SECTIONS = {
+  "guidance": ("guidance", "guidance_loss"),
   "subnets": ("subnets", "subnets_loss", "groups"),
   "error": ("error_branch", "error_loss"),
   "detail": ("detail_branch", "detail_loss"),

@@ -213,7 +213,7 @@ def cost(rows: Mapping[str, Any]) -> Table:
     (own, extra), (adds, extra_adds) = parts
     ms = [
       spread(over_seeds(row, "speed", f"{part}_ms"), digits=1)
-      for part in ("semantic", "subnets", "error", "detail")
+      for part in ("semantic", "guidance", "subnets", "error", "detail")
     ]
     training = spread([v and v / 60 for v in over_seeds(row, "seconds")], digits=1)
     millions = (own / 1e6, extra / 1e6, adds / 1e9, extra_adds / 1e9)
@@ -229,6 +229,7 @@ def cost(rows: Mapping[str, Any]) -> Table:
     "network G",
     "branches G",
     "network ms",
+    "of it guidance",
     "of it subnets",
     "error ms",
     "detail ms",

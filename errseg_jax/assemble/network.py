@@ -19,6 +19,7 @@ from errseg_jax.models.early_exit import EarlyExit
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.models.error_branch import PRIORS
 from errseg_jax.models.error_branches import ERROR_BRANCHES
+from errseg_jax.models.guidance import Guidance
 from errseg_jax.models.heads import HEADS
 from errseg_jax.models.layers import GATES
 from errseg_jax.models.segmenter import Segmenter
@@ -72,7 +73,12 @@ def model(config: ConfigDict, num_classes: int) -> ErrorAware:
     )
   checked_weights(config, "semantic_loss", num_classes)
   weights = checked_weights(config, "detail_loss", num_classes)
-  whole = ErrorAware(*parts, detail_weights=weights, subnets=subnets(config, num_classes))
+  whole = ErrorAware(
+    *parts,
+    detail_weights=weights,
+    subnets=subnets(config, num_classes),
+    guidance=guidance(config, num_classes),
+  )
   exits = early_exit(config)
   if "cascade" not in config.order:
     if exits is not None:
@@ -132,6 +138,23 @@ def early_exit(config: ConfigDict) -> EarlyExit | None:
       f"{config.detail_branch.name!r}: set it to 0"
     )
   return exits if exits.threshold else None
+
+
+def guidance(config: ConfigDict, num_classes: int) -> Guidance | None:
+  """The guidance by image classification; None where no stage trains it.
+
+  Raises:
+    UserError: a size of nothing, or a dropout rate that is none.
+  """
+  if not {"guided", "guidance"} & {*config.order}:
+    return None
+  found = construct(Guidance, config.guidance, "guidance", dtype=config.dtype, num_classes=num_classes)
+  for key in ("features", "hidden", "cells"):
+    if getattr(found, key) < 1:
+      raise UserError(f"config.guidance.{key}={getattr(found, key)} must be at least 1")
+  if not 0 <= found.dropout < 1:
+    raise UserError(f"config.guidance.dropout={found.dropout} must be at least 0 and below 1")
+  return found
 
 
 def subnets(config: ConfigDict, num_classes: int) -> ConfusionGroups | None:

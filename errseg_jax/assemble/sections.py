@@ -19,6 +19,7 @@ from errseg_jax.models.cascade import Refine
 from errseg_jax.models.confusion_groups import ConfusionGroups
 from errseg_jax.models.detail_branches import DETAIL_BRANCHES
 from errseg_jax.models.error_branches import ERROR_BRANCHES
+from errseg_jax.models.guidance import Guidance
 from errseg_jax.models.heads import HEADS
 from errseg_jax.pixel_losses import PIXEL_LOSSES
 
@@ -90,6 +91,8 @@ def with_defaults(config: ConfigDict) -> ConfigDict:
     names.append((config[name].pixel, PIXEL_LOSSES, f"config.{name}.pixel.name"))
   sections = [(s, registry[known(s.get("name"), registry, where)]) for s, registry, where in names]
   sections += [
+    (config.guidance, Guidance),
+    (config.guidance_loss, losses.GuidedLoss),
     (config.subnets, ConfusionGroups),
     (config.semantic_loss, losses.SemanticLoss),
     (config.subnets_loss, losses.SubnetsLoss),

@@ -31,7 +31,7 @@ def with_class_weights(config: ConfigDict, sources: Mapping[str, Any], num_class
   """
   config = config.copy_and_resolve_references()
   users = (
-    ("semantic_loss", {"semantic", "finetune", "control", "cascade"}, "semantic"),
+    ("semantic_loss", {"semantic", "finetune", "guided", "guidance", "control", "cascade"}, "semantic"),
     ("detail_loss", {"detail"}, "branches"),
   )
   for name, stages, source in users:
@@ -68,6 +68,10 @@ def loss(config: ConfigDict, stage: str) -> Any:
   """The loss of a stage: a function of (Outputs, label); of a confusion matrix too where its `pixel` wants one."""
   if stage in ("semantic", "finetune", "control"):
     return with_pixel_loss(losses.SemanticLoss, config, "semantic_loss")
+  if stage in ("guided", "guidance"):
+    return construct(
+      losses.GuidedLoss, config.guidance_loss, "guidance_loss", semantic=loss(config, "semantic")
+    )
   if stage == "cascade":
     parts = {"semantic": loss(config, "semantic"), "error": loss(config, "error"), "refine": refine(config)}
     return construct(losses.CascadeLoss, config.cascade_loss, "cascade_loss", **parts)

@@ -21,9 +21,9 @@ from rich.table import Table
 from errseg_jax import assemble
 from errseg_jax.data.pipeline import bucket
 from errseg_jax.errors import UserError
-from errseg_jax.evaluate import hardware
 from errseg_jax.inference.choice import Choice, fused_probabilities, rebalanced
 from errseg_jax.inference.evaluator import make_evaluator
+from errseg_jax.inference.speed import hardware
 from errseg_jax.metrics.segmentation import confusion_matrix, segmentation_scores
 from errseg_jax.models.early_exit import EarlyExit, needed_cells, wanted_tiles
 from errseg_jax.models.error_aware import ErrorAware, infer

@@ -15,14 +15,16 @@ from rich.table import Table
 
 from errseg_jax import assemble
 from errseg_jax.bench.size import size
-from errseg_jax.evaluate import hardware
+from errseg_jax.inference.speed import hardware
 from errseg_jax.models.error_aware import infer
 
 COUNTS = ("parameters", "multiply_adds")
+ADDED = ("guidance", "subnets")  # to the segmenter, where a config has them
 ROUNDS = 15  # of one run of each program
 PROGRAMS: dict[str, tuple[str, ...]] = {
   "segmenter": (),
-  "network": (),  # with its subnets
+  "guided": (),  # with its guidance
+  "network": (),  # with its subnets too
   "error": ("error",),
   "detail": ("detail",),
   "both": ("error", "detail"),
@@ -38,8 +40,8 @@ def model_cost(config: ConfigDict, height: int, width: int) -> dict[str, Any]:
     width: see height.
 
   Returns:
-    {"image_size", "hardware", "groups": {"segmenter" | "subnets" | "error" | "detail": {"parameters",
-    "multiply_adds", "ms", "share"}}, "branches": {same}}; "subnets" where the network has some. "ms" of the segmenter
+    {"image_size", "hardware", "groups": {"segmenter" | "guidance" | "subnets" | "error" | "detail": {"parameters",
+    "multiply_adds", "ms", "share"}}, "branches": {same}}, of the parts that the network has. "ms" of the segmenter
     is the median over the rounds, of a branch the median of what it adds in a round; an error branch that reads the
     detail branch's logits is charged what it adds to both. "share": percent of the segmenter's time.
     "branches" are both at once.
@@ -47,7 +49,7 @@ def model_cost(config: ConfigDict, height: int, width: int) -> dict[str, Any]:
   sizes = size(config, height, width)["groups"]
   groups = {
     name: {key: sum(v[key] for g, v in sizes.items() if g.split("/")[0] == name) for key in COUNTS}
-    for name in ("segmenter", "subnets", "error", "detail")
+    for name in ("segmenter", *ADDED, "error", "detail")
   }
   seconds = times(config, height, width)
   below = "detail" if config.error_branch.get("prior", "none") == "detail" else "network"
@@ -56,12 +58,13 @@ def model_cost(config: ConfigDict, height: int, width: int) -> dict[str, Any]:
     "error": seconds[full] - seconds[below],
     "detail": seconds["detail"] - seconds["network"],
     "branches": seconds["both"] - seconds["network"],
-    "subnets": seconds["network"] - seconds["segmenter"],
+    "guidance": seconds["guided"] - seconds["segmenter"],
+    "subnets": seconds["network"] - seconds["guided"],
   }
   base = float(np.median(seconds["segmenter"]))
   both = {key: groups["error"][key] + groups["detail"][key] for key in COUNTS}
   rows: dict[str, Any] = {"segmenter": groups["segmenter"] | {"ms": 1000 * base, "share": 100.0}}
-  parts = (("subnets",) if "subnets" in config.order else ()) + ("error", "detail")
+  parts = (*(part for part in ADDED if groups[part]["parameters"]), "error", "detail")
   for name, counts in (*((part, groups[part]) for part in parts), ("branches", both)):
     value = float(np.median(added[name]))
     rows[name] = counts | {"ms": 1000 * value, "share": 100 * value / base}
@@ -83,11 +86,14 @@ def times(config: ConfigDict, height: int, width: int) -> dict[str, np.ndarray]:
   image = rng.integers(0, 256, (1, height, width, 3), np.uint8)
   shapes = jax.eval_shape(model.init, jax.random.key(0), image)
   variables = jax.device_put(jax.tree.map(lambda leaf: _ordinary(leaf, rng), shapes))
-  programs = {name: jax.jit(functools.partial(infer, model, wanted=w)) for name, w in PROGRAMS.items()}
-  if model.subnets is None:
-    del programs["network"]
-  else:
-    programs["segmenter"] = jax.jit(functools.partial(infer, model.clone(subnets=None), wanted=()))
+  parts = {"segmenter": model.clone(guidance=None, subnets=None), "guided": model.clone(subnets=None)}
+  same = {"guided": "network"} if model.subnets is None else {}
+  same |= {"segmenter": "guided"} if model.guidance is None else {}
+  programs = {
+    name: jax.jit(functools.partial(infer, parts.get(name, model), wanted=wanted))
+    for name, wanted in PROGRAMS.items()
+    if name not in same
+  }
   for program in programs.values():
     jax.block_until_ready(program(variables, image))
   seconds = np.zeros((len(programs), ROUNDS))
@@ -97,7 +103,9 @@ def times(config: ConfigDict, height: int, width: int) -> dict[str, np.ndarray]:
       jax.block_until_ready(program(variables, image))
       seconds[i, k] = time.perf_counter() - start
   found = dict(zip(programs, seconds, strict=True))
-  return {"network": found["segmenter"]} | found
+  for name, other in same.items():
+    found[name] = found[other]
+  return found
 
 
 def _ordinary(leaf: jax.ShapeDtypeStruct, rng: np.random.Generator) -> np.ndarray:

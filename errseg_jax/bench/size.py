@@ -20,7 +20,7 @@ from errseg_jax.errors import UserError
 from errseg_jax.models.error_aware import ErrorAware, infer
 
 AUXILIARY = "segmenter/head/auxiliary"
-GROUPS = ("segmenter/backbone", AUXILIARY, "segmenter/head", "subnets", "detail", "error")
+GROUPS = ("segmenter/backbone", AUXILIARY, "segmenter/head", "guidance", "subnets", "detail", "error")
 """Parts of a network; the auxiliary head works in training only, and published counts are without it."""
 
 

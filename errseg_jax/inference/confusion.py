@@ -28,7 +28,7 @@ def count_confusion(
   source: Any,
   progress: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
-  """Pixels of a source by truth and the frozen network's own label, whatever its subnets say.
+  """Pixels of a source by truth and the frozen network's own label, whatever its guidance and subnets say.
 
   Memory does not grow with the source.
 
@@ -42,7 +42,7 @@ def count_confusion(
   Returns:
     int64 [C, C], rows are truth; ignored pixels are in no cell.
   """
-  counter = make_counter(model.clone(subnets=None), wanted=())
+  counter = make_counter(model.clone(subnets=None, guidance=None), wanted=())
   counts = evaluator.run(counter, variables, source, Choice(), progress=progress).counts
   return counts["confusion/semantic"]
 

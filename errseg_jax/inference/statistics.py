@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from errseg_jax.inference.choice import fused_probabilities, rebalanced
 from errseg_jax.losses import error_target
 from errseg_jax.metrics.calibration import calibrated
 from errseg_jax.metrics.errors import baseline_logits, error_histogram, hard_histogram, mask_counts
+from errseg_jax.metrics.presence import presence_histogram, present_classes
 from errseg_jax.metrics.segmentation import boundary_counts, boundary_radius, confusion_matrix
 from errseg_jax.metrics.temperature import nll_slopes
 from errseg_jax.models.error_aware import ErrorAware, infer
@@ -27,7 +29,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def label_counts(outputs: Outputs, label: jax.Array, fusions: Sequence[str], choice: dict) -> Counts:
-  """Confusion matrices of the frozen labels (and those without subnets), the detail labels, each fusion asked for."""
+  """Confusion matrices of the frozen labels, those without guidance and subnets, the detail labels, each fusion."""
   num_classes = outputs.semantic.shape[-1]
   maps = {"semantic": outputs.semantic.argmax(-1)}
   if outputs.base is not None:
@@ -121,6 +123,7 @@ def make_counter(
   fusion: str = "",
   rho: float = 0.95,
   fits: bool = False,
+  oracle: bool = False,
 ) -> Callable[[Any, Batch, dict], Counts]:
   """A jitted (variables, batch, choice arrays) -> counts.
 
@@ -132,6 +135,7 @@ def make_counter(
     fusion: the chosen one; named, boundaries and per-image counts are taken for it too.
     rho: confidence above which an error is hard (P0, section 3.3).
     fits: take what the temperature and the share of the class weights are fitted on.
+    oracle: with `fusion`, count labels restricted to the classes that the image's annotation shows (P3, Table 1).
   """
 
   @jax.jit
@@ -146,12 +150,19 @@ def make_counter(
     if thresholds and outputs.error is not None and outputs.detail is not None:
       counts["by_threshold"] = threshold_counts(outputs, label, thresholds, choice)
     if fusion:
-      fused = fused_probabilities(outputs, fusion, choice).argmax(-1)
-      num_classes, radius = outputs.semantic.shape[-1], boundary_radius(*label.shape[1:])
+      scores = fused_probabilities(outputs, fusion, choice)
+      fused, num_classes = scores.argmax(-1), scores.shape[-1]
+      radius = boundary_radius(*label.shape[1:])
+      if oracle:
+        present = present_classes(label, num_classes)[:, None, None]
+        known = jnp.where(present, scores, -1.0).argmax(-1)
+        counts["confusion/oracle"] = confusion_matrix(label, known, num_classes)
       for name, labels in (("semantic", outputs.semantic.argmax(-1)), ("fused", fused)):
         counts[f"boundary/{name}"] = boundary_counts(label, labels, num_classes, radius)
       counts["confusion/fused"] = confusion_matrix(label, fused, num_classes)
       counts |= image_counts(outputs, label, fused, choice)
+    if outputs.presence is not None:
+      counts["presence"] = presence_histogram(outputs.presence, label)
     return counts
 
   return count
@@ -166,6 +177,7 @@ def make_sampler(model: ErrorAware, every: int) -> Callable[[Any, Batch, dict], 
   @jax.jit
   def sample(variables, batch: Batch, choice):
     outputs = rebalanced(infer(model, variables, batch.image), model.detail_weights, choice)
+    outputs = dataclasses.replace(outputs, presence=None)  # the one field that is no map
     outputs = jax.tree.map(lambda x: x[:, ::every, ::every], outputs)
     label = batch.label[:, ::every, ::every]
     values = {

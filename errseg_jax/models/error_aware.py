@@ -1,4 +1,4 @@
-"""The whole network: a segmentation network with its subnets, error and detail branches; or a cascade of the same."""
+"""The whole network: a segmentation network, its guidance and subnets, error and detail branches; or a cascade."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from errseg_jax.structs import Features, Outputs
 
 
 class ErrorAware(nn.Module):
-  """Frozen segmenter, its subnets, error branch, detail branch; each is one top-level group of the parameters.
+  """Frozen segmenter, its guidance and subnets, error branch, detail branch; each is a top-level group of parameters.
 
-  With subnets the fused scores of all of them are the frozen network to what comes after (P0 on top of P1).
+  With guidance or subnets the scores of all of them are the frozen network to what comes after (P0 on P3 and P1).
 
   Attributes:
     segmenter: image -> Features.
@@ -30,6 +30,7 @@ class ErrorAware(nn.Module):
       of the frozen label would be tilted, so the error branch sees its logits without them.
     subnets: (image, Features) -> logits of each group of confused classes; None without, and in the stages
       before they are trained.
+    guidance: Features -> global class scores [B, C], added to every local score (P3); None as above.
     refine: of a cascade (P2), whose three branches train together: what they come to; None of other networks.
     early_exit: of a cascade at rest; None: its fine network sees the whole image.
   """
@@ -39,6 +40,7 @@ class ErrorAware(nn.Module):
   detail: nn.Module
   detail_weights: tuple[float, ...] = ()
   subnets: nn.Module | None = None
+  guidance: nn.Module | None = None
   refine: Refine | None = None
   early_exit: EarlyExit | None = None
 
@@ -61,12 +63,16 @@ class ErrorAware(nn.Module):
     """
     features, size = self.segmenter(image, "segmenter" in train), image.shape[1:3]
     semantic = resize(features.logits, size, features.align_corners)
-    base: jax.Array | None = None
+    alone, presence = semantic, None
     groups: tuple[jax.Array, ...] = ()
+    if self.guidance is not None:
+      presence = self.guidance(features, "guidance" in train)
+      guide = presence[:, None, None]
+      features, semantic = dataclasses.replace(features, logits=features.logits + guide), semantic + guide
     if self.subnets is not None:
       maps = self.subnets(image, features)
       groups = tuple(resize(z, size, features.align_corners) for z in maps)
-      base, semantic = semantic, self.fused(semantic, groups)
+      semantic = self.fused(semantic, groups)
       features = self.joined(features, maps)
     detail, error, auxiliary, stages = None, None, None, ()
     if features.auxiliary is not None:
@@ -83,7 +89,8 @@ class ErrorAware(nn.Module):
     refined = None
     if self.refine is not None and error is not None and detail is not None:
       refined = self.refine(semantic, detail, error)
-    return Outputs(semantic, error, detail, auxiliary, stages, base, groups, refined)
+    base = None if semantic is alone else alone
+    return Outputs(semantic, error, detail, auxiliary, stages, base, groups, refined, presence)
 
   def joined(self, features: Features, groups: Sequence[jax.Array]) -> Features:
     """Features whose logits, which the branches read, are the fusion at the finest size of all maps."""

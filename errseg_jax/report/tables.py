@@ -13,7 +13,7 @@ from errseg_jax.structs import DatasetInfo
 UNDEFINED = "–"
 SYSTEMS = {
   "semantic": "network",
-  "base": "network without its subnets",
+  "base": "network without guidance and subnets",
   "control": "network, trained on for as long",
   "detail": "detail branch alone",
   "fused": "corrected",

@@ -48,16 +48,22 @@ class ConfusionInput:
     return [{**variables, "loss": {"confusion": matrix}} for variables in frozen]
 
 
-def check_confusion(losses: Mapping[str, Any], splits: Splits) -> None:
+USERS = {"finetune", "guided", "guidance", "control"}
+"""Stages with the semantic stage's loss, that come after it."""
+
+
+def check_confusion(losses: Mapping[str, Any], splits: Splits, given: bool) -> None:
   """Refuses confusion losses that would learn from what is reported, or never see a matrix.
 
   Args:
     losses: of the stages, by name.
     splits: of the run.
+    given: the first stage starts from a trained network.
 
   Raises:
     UserError: one is counted on images that are also reported, or of a network from nothing and never again.
   """
+  first = next(iter(losses))
   for stage, loss in losses.items():
     pixel = getattr(loss, "pixel", None)
     if not isinstance(pixel, Confusion):
@@ -67,7 +73,7 @@ def check_confusion(losses: Mapping[str, Any], splits: Splits) -> None:
         f"stage {stage!r}: pixel.on='choose' counts the confusion on split {splits.choose!r}, which is reported: "
         "set it to 'train'"
       )
-    if stage in ("semantic", "cascade") and not pixel.refresh and not {"finetune", "control"} & losses.keys():
+    if stage == first and not given and not pixel.refresh and not USERS & losses.keys() - {first}:
       raise UserError(
         "semantic_loss.pixel.refresh=0: the network starts from nothing, so its confusion must be counted as it "
         "learns; set a number of steps, or train it with cross_entropy and on with stage 'finetune'"

@@ -40,11 +40,12 @@ def check_given(config: ConfigDict) -> None:
     UserError: preprocessing differs from that of the other run, or the images that are held out do.
   """
   given = load_config(pathlib.Path(config.segmenter.init))
-  if "subnets" in given.order and "subnets" not in config.order:
-    raise UserError(
-      f"segmenter.init={config.segmenter.init} has subnets, which would be left behind: train them in this run too, "
-      f"config.order={('subnets', *config.order)}, or give a network without"
-    )
+  for part, what in ((("guided",), "guidance"), (("guidance",), "guidance"), (("subnets",), "subnets")):
+    if {*part} & {*given.order} and not {*part} & {*config.order}:
+      raise UserError(
+        f"segmenter.init={config.segmenter.init} has {what}, which would be left behind: train it in this run too, "
+        f"config.order={(*part, *config.order)}, or give a network without"
+      )
   pairs = [(f"segmenter.{key}", given.segmenter[key], config.segmenter[key]) for key in PREPROCESSING]
   if _images(given) == _images(config) and (
     not config.splits.choose or config.splits.error_source == "holdout"
@@ -66,19 +67,19 @@ def _images(config: ConfigDict) -> dict[str, Any]:
 
 
 def segmenter_of(workdir: pathlib.Path, like: Variables) -> Variables:
-  """The semantic network of another run, without its subnets.
+  """The semantic network of another run, without guidance and subnets.
 
   Raises:
     UserError: no run, not trained, or another architecture or class count.
   """
   config = load_config(workdir)
   stages = {stage.name: stage for stage in plan(config)}
-  last = next((name for name in ("finetune", "semantic", "cascade") if name in stages), "")
+  last = next((name for name in ("finetune", "semantic", "guided", "cascade") if name in stages), "")
   if not last:
     return segmenter_of(pathlib.Path(config.segmenter.init), like)
-  if last == "cascade":  # its branches were trained, and saved, with it
+  if others := {*stages[last].groups} - {"segmenter"}:  # trained, and saved, with it
     model = assemble.model(config, assemble.dataset(config).info.num_classes)
-    like = merge(split(abstract_variables(model), ("error", "detail"))[0], like)
+    like = merge(split(abstract_variables(model), others)[0], like)
   steps = stages[last].steps
   checkpoints = StageCheckpoints(workdir, last, steps, config.train.select, create=False)
   try:

@@ -19,7 +19,8 @@ class Kind:
 
   Attributes:
     groups: top-level parameter groups it trains. "finetune" trains a given network on, and unlike "control" hands
-      it to the stages after it. "cascade" trains a whole network at once (P2).
+      it to the stages after it. "guided" trains the network together with its guidance, from the start or on
+      (P3); "guidance" the guidance of a frozen one. "cascade" trains a whole network at once (P2).
     wanted: branches its loss needs; the error branch runs in the detail stage where it is trained already.
     source: part of the training images, a key of `Splits.sources`.
     score: name of the score on the choose split that picks the best checkpoint.
@@ -36,6 +37,8 @@ class Kind:
 KINDS = {
   "semantic": Kind(("segmenter",), (), "semantic", "semantic/mIoU"),
   "finetune": Kind(("segmenter",), (), "semantic", "semantic/mIoU"),
+  "guided": Kind(("segmenter", "guidance"), (), "semantic", "semantic/mIoU"),
+  "guidance": Kind(("guidance",), (), "branches", "semantic/mIoU"),
   "subnets": Kind(("subnets",), (), "branches", "semantic/mIoU"),
   "error": Kind(("error",), ("error",), "branches", "error/AUPR_error"),
   "detail": Kind(("detail",), ("detail",), "branches", "fused/mIoU"),
@@ -43,8 +46,10 @@ KINDS = {
   "cascade": Kind(("segmenter", "error", "detail"), ("error", "detail"), "semantic", "fused/mIoU"),
 }
 
-BRANCHES = ("subnets", "error", "detail")
-RANKS = {"semantic": 0, "finetune": 1, "subnets": 2, "error": 3, "detail": 3}
+BRANCHES = ("guidance", "subnets", "error", "detail")
+RANKS = {"semantic": 0, "finetune": 1, "guided": 2, "guidance": 2, "subnets": 3, "error": 4, "detail": 4}
+FIRST = ("semantic", "guided")
+"""Kinds that train a network from the start."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +118,9 @@ def plan(config: ConfigDict) -> list[Stage]:
       )
   elif config.segmenter.init:
     order = [name for name in order if name != "semantic"]
-  elif "semantic" not in order:
+  elif not {*FIRST} & {*order}:
     raise UserError("config.order has no semantic stage and config.segmenter.init names no network")
-  elif order[0] != "semantic":
+  elif order[0] not in FIRST:
     raise UserError(f"config.order={tuple(order)}: the other stages need the semantic stage before them")
   _check_order(order)
   _check_prior(config, order)
@@ -145,7 +150,7 @@ def _folds(config: ConfigDict, order: list[str]) -> tuple[str, ...]:
   """Names of the fold stages, and of the folds that they do without."""
   if config.splits.error_source != "crossfit" or not set(BRANCHES) & set(order):
     return ()
-  if changed := {"finetune", "subnets"} & set(order):
+  if changed := {"finetune", "guided", "guidance", "subnets"} & set(order):
     raise UserError(
       f"config.splits.error_source='crossfit' and stage {min(changed)!r} exclude each other: the fold networks are "
       "without it, so their errors would be those of another network"
@@ -164,6 +169,16 @@ def _check_order(order: list[str]) -> None:
   Raises:
     UserError: it changes after them.
   """
+  if {"guided", "guidance"} <= {*order}:
+    raise UserError(
+      f"config.order={tuple(order)}: 'guided' trains the guidance with the network, 'guidance' on a frozen one; "
+      "leave one out"
+    )
+  if {"guided", "control"} <= {*order}:
+    raise UserError(
+      f"config.order={tuple(order)}: 'control' trains the network on without the guidance that it was trained "
+      "with; leave one out"
+    )
   places = [(RANKS[name], name) for name in order if name in RANKS]
   for (before, first), (after, second) in itertools.pairwise(places):
     if after < before:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from errseg_jax.losses import CascadeLoss, error_target
+from errseg_jax.losses import CascadeLoss, GuidedLoss, error_target
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.pixel_losses import weighted_mean
 from errseg_jax.structs import IGNORE, Batch
@@ -22,7 +22,7 @@ Step = Callable[[TrainState, Variables, Batch], tuple[TrainState, dict[str, jax.
 def make_loss(model: ErrorAware, stage: Stage, loss: Any) -> Callable:
   """(trained params, trained batch_stats, frozen, batch, rng) -> (loss, (new batch_stats, metrics)).
 
-  The terms of a cascade's loss are metrics too.
+  The terms of a cascade's and of a guided network's loss are metrics too.
 
   Where the segmenter is frozen, `error_rate` is its rate of wrong pixels in the images as they are fed: what
   the branches learn from, to hold against `choose/error_rate`, that on unseen images.
@@ -47,7 +47,7 @@ def make_loss(model: ErrorAware, stage: Stage, loss: Any) -> Callable:
     new = changed.get("batch_stats", {})
     metrics = {} if "segmenter" in stage.groups else {"error_rate": error_rate(outputs.semantic, batch.label)}
     more = frozen.get("loss", {})
-    if isinstance(loss, CascadeLoss):
+    if isinstance(loss, CascadeLoss | GuidedLoss):
       metrics |= loss.terms(outputs, batch.label, **more)
     return loss(outputs, batch.label, **more), ({g: new[g] for g in batch_stats}, metrics)
 

@@ -22,6 +22,7 @@ from errseg_jax.inference.evaluator import make_evaluator
 from errseg_jax.inference.statistics import make_counter
 from errseg_jax.metrics.calibration import CALIBRATIONS, fit
 from errseg_jax.metrics.errors import error_scores
+from errseg_jax.metrics.presence import presence_scores
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.models.fusion import BLIND, CANDIDATES
 from errseg_jax.models.heads.dpc_cells import cell_text
@@ -32,7 +33,7 @@ from errseg_jax.train.confusion import ConfusionInput, check_confusion, with_gro
 from errseg_jax.train.initialise import initial_variables
 from errseg_jax.train.loop import Loop, StopSignal
 from errseg_jax.train.optim import make_optimizer
-from errseg_jax.train.stages import BRANCHES, Stage, plan, trained_branches
+from errseg_jax.train.stages import BRANCHES, FIRST, RANKS, Stage, plan, trained_branches
 from errseg_jax.train.state import TrainState, Variables, merge, split
 from errseg_jax.train.step import make_step
 from errseg_jax.train.workdir import claim
@@ -81,7 +82,7 @@ class Trainer:
     keep_files(config)
     self.model = assemble.model(config, classes)
     self.losses = {stage.name: assemble.loss(config, stage.kind) for stage in self.stages}
-    check_confusion(self.losses, self.splits)
+    check_confusion(self.losses, self.splits, bool(config.segmenter.init))
     assemble.thresholds(config)
     if not config.choose.fusions:
       raise UserError(f"config.choose.fusions is empty; known: {', '.join(CANDIDATES)}")
@@ -145,9 +146,18 @@ class Trainer:
     return "detail" in trained and ("error" in trained or bool(set(BLIND) & set(fusions)))
 
   def model_of(self, stage: Stage) -> ErrorAware:
-    """The network as a stage meets it: with its subnets from their own stage on, and whole images."""
+    """The network as a stage meets it: with guidance and subnets from their own stages on, and whole images."""
     model = self.model.clone(early_exit=None)
-    return model if stage.kind in BRANCHES else model.clone(subnets=None)
+    if RANKS.get(stage.kind, 0) < RANKS["subnets"]:
+      model = model.clone(subnets=None)
+    return model if stage.kind in ("guided", *BRANCHES) else model.clone(guidance=None)
+
+  def network_before(self, stage: Stage) -> ErrorAware:
+    """The network whose errors a stage starts from: without what the stage itself is to add."""
+    model = self.model_of(stage)
+    if "subnets" in stage.groups:
+      model = model.clone(subnets=None)
+    return model.clone(guidance=None) if "guidance" in stage.groups else model
 
   def check_groups(self) -> None:
     for part in ("backbone", "head"):
@@ -255,11 +265,10 @@ class Trainer:
 
     if "confusion" in progress:
       counts = np.asarray(progress["confusion"], np.int64)
-    elif stage.kind == "semantic" or (stage.kind == "cascade" and not self.config.segmenter.init):
+    elif stage.kind in (*FIRST, "cascade") and stage is self.stages[0] and not self.config.segmenter.init:
       counts = np.eye(self.dataset.info.num_classes, dtype=np.int64)
     else:
-      model = self.model if stage.kind == "detail" else self.model.clone(subnets=None)
-      counts = count(model, "semantic", (), variables)
+      counts = count(self.network_before(stage), "semantic", (), variables)
     name = "detail" if stage.kind == "detail" else "semantic"
     return ConfusionInput(
       pixel.refresh,
@@ -306,6 +315,9 @@ class Trainer:
       if "segmenter" not in stage.groups:
         right, pixels = np.trace(counts["confusion/semantic"]), counts["confusion/semantic"].sum()
         scores["error_rate"] = float(100 - 100 * right / max(pixels, 1))
+      if "presence" in counts:
+        classes = self.dataset.info.classes
+        scores["presence/mAP"] = presence_scores(counts["presence"], classes)["mAP"] or 0.0
       if "histogram/error" in counts:
         errors = error_scores(counts["histogram/error"])
         scores |= {f"error/{k}": errors[k] or 0.0 for k in ("AUPR_error", "AUROC")}
