@@ -4,13 +4,13 @@
     errseg train --config=configs/msrc21_squeezenet_error_detail.py --config.data.root=$MSRC21 --workdir=W
 
 `:subnets` trains subnets for the classes that it confuses (P1), `:cascade` coarse, attention and refine branches at
-once (P2), as long as all stages of the default.
+once (P2), as long as all stages of the default, `:guided` the network on with guidance by image classification (P3).
 The folder holds images/{train,val} and labels/{train,val}; 255 is ignored.
 """
 
 import os
 
-from errseg_jax.config import cascade, default_config, stage
+from errseg_jax.config import cascade, default_config, guided, stage
 from errseg_jax.errors import UserError
 
 CLASSES = [
@@ -59,12 +59,16 @@ def get_config(arg=None):
   config.stages.control = stage(DETAIL_STEPS + ERROR_STEPS, 5e-4, **semantic)
   config.stages.subnets = stage(DETAIL_STEPS + ERROR_STEPS, 2e-3, ema=0.99)
   config.subnets_loss.pixel = {"name": "confusion"}
+  # The network knows its 335 training images almost by heart: little of what it confuses on others shows there.
+  config.groups.method, config.groups.threshold = "hierarchical", 0.02
   if arg == "subnets":
     config.order = ("semantic", "subnets")
   elif arg == "cascade":
     config = cascade(config, features=128)
     config.segmenter.backbone.output_stride = 8
     config.stages.cascade = stage(3000 + DETAIL_STEPS + ERROR_STEPS, 1e-3, **semantic)
+  elif arg == "guided":
+    config = guided(config)
   elif arg:
-    raise UserError(f"unknown argument {arg!r} of this config; known: subnets, cascade")
+    raise UserError(f"unknown argument {arg!r} of this config; known: subnets, cascade, guided")
   return config

@@ -7,10 +7,11 @@ A small ResNet DeepLabv3+ from scratch, then the detail branch on its frozen fea
 (P0, Gong et al. 2021; options as README, "What is different from the paper"). The last stage trains the
 semantic network on for as many steps as both branches took: what the gain must be held against.
 `:subnets` trains subnets for the classes that it confuses (P1), `:stacked` both branches on top of those, `:cascade`
-coarse, attention and refine branches at once (P2). Expected times and scores: README, "Results".
+coarse, attention and refine branches at once (P2), `:guided` the network on with guidance by image classification (P3).
+Expected times and scores: README, "Results".
 """
 
-from errseg_jax.config import cascade, default_config, stage
+from errseg_jax.config import cascade, default_config, guided, stage
 from errseg_jax.errors import UserError
 
 DETAIL_STEPS, ERROR_STEPS = 500, 200
@@ -50,6 +51,8 @@ def get_config(arg=None):
     config = cascade(config, features=64)
     config.segmenter.backbone.output_stride = 8
     config.stages.cascade = stage(3500 + DETAIL_STEPS + ERROR_STEPS, 3e-3, batch_size=8, weight_decay=1e-4)
+  elif arg == "guided":
+    config = guided(config)
   elif arg:
-    raise UserError(f"unknown argument {arg!r} of this config; known: subnets, stacked, cascade")
+    raise UserError(f"unknown argument {arg!r} of this config; known: subnets, stacked, cascade, guided")
   return config

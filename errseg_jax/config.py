@@ -177,6 +177,7 @@ def guided(config: ConfigDict) -> ConfigDict:
   width = config.segmenter.head.get("features") or 256
   config.guidance.features, config.guidance.hidden = 2 * width, 16 * width
   config.stages.guided = config.stages.control.copy_and_resolve_references()
+  config.stages.guided.optimizer.multipliers["guidance"] = 2.0  # its layers are new
   config.order = ("semantic", "guided")
   return config
 

@@ -27,6 +27,7 @@ ORDER = (
   "convert",
   "predict",
   "evaluate",
+  "tune",
   "bench",
   "report",
   "label_issues",

@@ -71,11 +71,11 @@ def finished(folder: pathlib.Path) -> bool:
 def run_scores(folder: pathlib.Path) -> dict[str, Any]:
   """Scores of one finished run; None where it has none.
 
-  What it hands out is its fused labels; of a network trained on, that network's. Its own network is the one
-  without subnets.
+  What it hands out is its fused labels, after the CRF where it has one; of a network trained on, that network's. Its
+  own network is the one without guidance and subnets.
   """
   results = read_results(folder)
-  system = next(s for s in ("control", "fused", "semantic") if s in results)
+  system = next(s for s in ("control", "crf", "fused", "semantic") if s in results)
   error = results["error"]
   image_level, calibration = results.get("image_level", {}), results.get("calibration", {})
   return {
@@ -83,6 +83,9 @@ def run_scores(folder: pathlib.Path) -> dict[str, Any]:
     "aAcc": results[system]["aAcc"],
     "class_IoU": results[system]["IoU"],
     "network_mIoU": results.get("base", results["semantic"])["mIoU"],
+    "oracle_mIoU": results.get("oracle", {}).get("mIoU"),
+    "presence_mAP": results.get("presence", {}).get("mAP"),
+    "presence_mF1": results.get("presence", {}).get("mF1"),
     "fusion": results.get("chosen", {}).get("fusion"),
     **{name: error.get(name) for name in ERROR_SCORES},
     "ECE_before": calibration.get("before"),

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from errseg_jax.ablation.rows import BASE
+from errseg_jax.ablation.guidance_rows import GUIDANCE
+from errseg_jax.ablation.rows import BASE, FAMILIES
 from errseg_jax.ablation.summary import ERROR_SCORES, deviation, mean
 
 NONE = "-"
@@ -60,6 +61,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
   tables = (
     comparison(rows),
     confused_classes(rows),
+    guidance(rows),
     errors(rows),
     sweep(rows),
     retrained(rows),
@@ -129,6 +131,23 @@ def confused_classes(rows: Mapping[str, Any]) -> Table:
     "found in that base's confusion, and over the others."
   )
   return Table("Confused classes (P1, Table 3)", text, ("row", "mIoU", "in groups", "outside"), out)
+
+
+def guidance(rows: Mapping[str, Any]) -> Table:
+  """P3, Tables 1 to 3: guidance, views and CRF, and what the true classes of each image would give."""
+  wanted = [name for name in rows if name in FAMILIES["guidance"]]
+  keys = (("mIoU", False), ("aAcc", False), ("vs_base", True), ("vs_base_longer", True), ("oracle_mIoU", False))
+  out = []
+  for name in wanted if {*wanted} & {*GUIDANCE} else ():
+    cells = [spread(over_seeds(rows[name], key), signed) for key, signed in keys]
+    cells += [spread(over_seeds(rows[name], key)) for key in ("presence_mAP", "presence_mF1")]
+    out.append((f"`{name}`: {rows[name]['description']}", *cells))
+  text = (
+    "With the true classes: the same labels where no class is named that the image's annotation does not show. mAP and "
+    "mF1: how well the global scores name the classes of an image."
+  )
+  heads = ("mIoU", "aAcc", "to base", "to base_longer", "mIoU with the true classes", "mAP", "mF1")
+  return Table("Guidance (P3, Tables 1 to 3)", text, ("row", *heads), tuple(out))
 
 
 def budget_note(name: str, row: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from errseg_jax.models.heads import (
   DUpsampling,
   GAUDecoder,
   LargeFOV,
+  Local,
   PSPNet,
 )
 from errseg_jax.models.heads.dpc_cells import PUBLISHED, Branch, read_cell
@@ -38,6 +39,7 @@ SMALL = {
   "fcn": ({}, 16),
   "gau": ({"features": 8, "decoder_features": (8, 6)}, 4),
   "largefov": ({}, 16),
+  "local": ({"features": 8}, 16),
   "pan": ({"features": 8}, 4),
   "pspnet": ({"features": 8}, 16),
 }
@@ -182,6 +184,10 @@ def test_fcn(head, high):
 )
 def test_largefov(head, high):
   check_head(head, 16, high)
+
+
+def test_local_shares_the_map_with_the_guidance():
+  check_head(Local(5, 8, dilation=2, auxiliary_features=4), 16, 12)
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])

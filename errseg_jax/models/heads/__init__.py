@@ -12,6 +12,7 @@ from errseg_jax.models.heads.fcn import FCN
 from errseg_jax.models.heads.gau import GAUDecoder
 from errseg_jax.models.heads.head import Head
 from errseg_jax.models.heads.largefov import LargeFOV
+from errseg_jax.models.heads.local import Local
 from errseg_jax.models.heads.pan import PAN
 from errseg_jax.models.heads.pspnet import PSPNet
 
@@ -23,6 +24,7 @@ HEADS: dict[str, type[Head]] = {
   "fcn": FCN,
   "gau": GAUDecoder,
   "largefov": LargeFOV,
+  "local": Local,
   "pan": PAN,
   "pspnet": PSPNet,
 }
@@ -38,5 +40,6 @@ __all__ = [
   "GAUDecoder",
   "Head",
   "LargeFOV",
+  "Local",
   "PSPNet",
 ]

@@ -1,0 +1,88 @@
+"""P3 step by step: guidance by image classification, several views of an image, the CRF it guides.
+
+All start from the same trained semantic network; what trains takes as many steps on top of it as the config's
+branches. Rows that only see or smooth otherwise share the training of `guided`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from errseg_jax.ablation.alternatives import branch_steps, on_base
+from errseg_jax.config import guided as guided_config
+
+SCALES = (1.2, 1.0, 0.8)  # each with its mirror image, as published
+ITERATIONS = 5
+
+
+def guided(config: ConfigDict, base: str, combine: str = "", crf: str = "") -> ConfigDict:
+  """The network trained on together with guidance.
+
+  Args:
+    config: of the comparison.
+    base: workdir of the seed's network.
+    combine: of six views; "": one view.
+    crf: compatibility of the CRF on top, or "potts"; "": none.
+  """
+  steps = branch_steps(config)
+  config = guided_config(on_base(config, base))
+  config.order = ("guided",)
+  config.stages.guided.steps = steps
+  if combine:
+    config.views.update(scales=SCALES, mirror=True, combine=combine)
+  if crf:
+    config.crf.iterations = ITERATIONS
+    config.crf.compatibility = "learned" if crf == "learned" else "guidance"
+  if crf == "potts":
+    config.crf.lam = 0.0
+  return config
+
+
+def guidance_alone(config: ConfigDict, base: str) -> ConfigDict:
+  """Guidance of the network as it is, frozen."""
+  section = config.stages.detail
+  config = guided(config, base)
+  config.order = ("guidance",)
+  config.stages.guidance = section.copy_and_resolve_references()
+  config.stages.guidance.steps = config.stages.guided.steps
+  return config
+
+
+def base_views(config: ConfigDict, base: str) -> ConfigDict:
+  """The base in six views, their mean."""
+  config.order = ("semantic",)
+  config.views.update(scales=SCALES, mirror=True, combine="mean")
+  return config
+
+
+GUIDANCE: dict[str, tuple[str, Callable[[ConfigDict, str], ConfigDict]]] = {
+  "base_views": ("the base, mean of six views (three scales, mirrored)", base_views),
+  "guidance": ("guidance learned on the frozen base", guidance_alone),
+  "guided": ("the base trained on together with guidance", guided),
+  **{
+    f"guided_{combine}": (f"the same, {what} of six views", functools.partial(guided, combine=combine))
+    for combine, what in {
+      "mean": "mean",
+      "max": "maximum",
+      "mean_max": "(mean + maximum) / 2",
+      "learned": "learned combination",
+    }.items()
+  },
+  "guided_potts": ("guided, then the CRF with Potts compatibility", functools.partial(guided, crf="potts")),
+  "guided_crf": (
+    "guided, then the CRF with compatibility by the image's classes",
+    functools.partial(guided, crf="guidance"),
+  ),
+  "guided_learned_crf": (
+    "guided, then the CRF with learned compatibility",
+    functools.partial(guided, crf="learned"),
+  ),
+  "guided_all": (
+    "guided, learned combination of six views, then the CRF by the image's classes",
+    functools.partial(guided, combine="learned", crf="guidance"),
+  ),
+}
+"""Rows of P3, each with what it is."""

@@ -1,0 +1,147 @@
+"""Learns and chooses, on images that trained nothing, what a network at rest is asked to do: views and CRF."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from errseg_jax.inference.choice import Choice, fused_probabilities, rebalanced
+from errseg_jax.inference.combination import fit_combination, store_candidates
+from errseg_jax.inference.evaluator import Evaluator
+from errseg_jax.inference.smoothing import smoothed
+from errseg_jax.inference.tuned import Tuned
+from errseg_jax.metrics.segmentation import confusion_matrix, segmentation_scores
+from errseg_jax.models.crf import GuidanceCRF, fit_compatibility
+from errseg_jax.models.error_aware import ErrorAware, infer
+from errseg_jax.structs import Batch
+
+LAMBDAS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)  # P3: 0..6
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuner:
+  """What tuning asks of a trained run.
+
+  Attributes:
+    evaluator: runs the network.
+    model: the network, with its views.
+    variables: trained.
+    wanted: its trained branches.
+    choice: how its branches are fused.
+    source: labelled images that trained nothing.
+    folder: where scores of views are stored meanwhile.
+    progress: (title, images) -> (called with the number of images done).
+  """
+
+  evaluator: Evaluator
+  model: ErrorAware
+  variables: Any
+  wanted: tuple[str, ...]
+  choice: Choice
+  source: Any
+  folder: pathlib.Path
+  progress: Callable[[str, int], Any]
+
+  def run(self, config: ConfigDict, crf: GuidanceCRF | None, on: str) -> Tuned:
+    """Everything that the config asks for: weights of the views first, as the CRF smooths what they combine."""
+    found = Tuned(on)
+    if self.model.views is not None and self.model.views.combine == "learned":
+      found = self.with_weights(found, json.loads(config.views.to_json()))
+    if crf is not None:
+      found = self.with_crf(found, crf)
+    return found
+
+  def with_weights(self, found: Tuned, views: dict[str, Any]) -> Tuned:
+    """Learned weights of the views, and the mIoU of their mean and of the learned combination."""
+    assert self.model.views is not None
+    with self.progress("views", len(self.source)) as show:
+      shards = store_candidates(self.folder, self.evaluator, self.model, self.variables, self.source, show)
+    weights, _ = fit_combination(shards, self.model.segmenter.head.num_classes, self.model.views)
+    scores = {}
+    for name in ("mean", "learned"):
+      model = self.model.clone(views=dataclasses.replace(self.model.views, combine=name))
+      variables = {**self.variables, "tuned": {"combination": jnp.asarray(weights)}}
+      counter = make_counter(model, self.wanted, self.choice.fusion, {})
+      scores |= {f"views {name}": v for v in self.miou(counter, variables, f"views {name}").values()}
+    rows = tuple(tuple(float(w) for w in row) for row in weights)
+    return dataclasses.replace(found, views=views, combination=rows, candidates=found.candidates | scores)
+
+  def with_crf(self, found: Tuned, crf: GuidanceCRF) -> Tuned:
+    """The lambda, of those asked for, with the best mIoU; the learned compatibility, where that is asked for."""
+    tuned = {"combination": jnp.array(found.combination, jnp.float32)} if found.combination else {}
+    matrix: tuple[tuple[float, ...], ...] = ()
+    if crf.compatibility == "learned":
+      learned, _ = fit_compatibility(crf, self.examples(tuned), self.model.segmenter.head.num_classes)
+      matrix = tuple(tuple(float(w) for w in row) for row in learned)
+      tuned |= {"compatibility": jnp.array(matrix, jnp.float32)}
+    lambdas = LAMBDAS if crf.lam is None else (crf.lam,)
+    if self.model.guidance is None:  # without classes of the image all are alike
+      lambdas = lambdas[:1]
+    candidates: dict[str, GuidanceCRF | None] = {"without CRF": None}
+    candidates |= {f"lambda={lam:g}": dataclasses.replace(crf, lam=lam) for lam in lambdas}
+    counter = make_counter(self.model, self.wanted, self.choice.fusion, candidates)
+    scores = self.miou(counter, {**self.variables, "tuned": tuned}, "CRF")
+    best = max(lambdas, key=lambda lam: scores[f"lambda={lam:g}"])
+    return dataclasses.replace(
+      found, lam=float(best), compatibility=matrix, candidates=found.candidates | scores
+    )
+
+  def examples(self, tuned: dict[str, Any]) -> Callable[[], Iterator[tuple[Any, ...]]]:
+    """A pass over (image, class scores, presence, label) of the batches, as often as it is called."""
+    fusion = self.choice.fusion
+
+    @jax.jit
+    def forward(variables, batch: Batch, choice):
+      outputs = rebalanced(infer(self.model, variables, batch.image, self.wanted), self.model.detail_weights, choice)
+      return log_scores(fused_probabilities(outputs, fusion, choice)), outputs.presence
+
+    def batches():
+      for batch, _ in self.evaluator.batches(self.source):
+        scores, presence = forward({**self.variables, "tuned": tuned}, batch, self.choice.arrays())
+        yield batch.image, scores, presence, batch.label
+
+    return batches
+
+  def miou(self, counter: Callable, variables: Any, title: str) -> dict[str, float]:
+    """mIoU of each confusion matrix that a counter adds up, percent."""
+    with self.progress(title, len(self.source)) as show:
+      counts = self.evaluator.run(counter, variables, self.source, self.choice, progress=show).counts
+    return {name: mean_iou(value) for name, value in counts.items()}
+
+
+def mean_iou(confusion: np.ndarray) -> float:
+  """Percent; 0 without a class."""
+  classes = [str(c) for c in range(len(confusion))]
+  return segmentation_scores(confusion, classes)["mIoU"] or 0.0
+
+
+def make_counter(
+  model: ErrorAware, wanted: Sequence[str], fusion: str, crfs: dict[str, GuidanceCRF | None]
+) -> Callable[[Any, Batch, dict], dict[str, jax.Array]]:
+  """A jitted (variables, batch, choice arrays) -> confusion of the labels handed out after each CRF, by its name.
+
+  Without CRFs, of those that the network hands out itself, under "fused".
+  """
+
+  @jax.jit
+  def count(variables, batch: Batch, choice):
+    outputs = rebalanced(infer(model, variables, batch.image, wanted), model.detail_weights, choice)
+    probabilities = fused_probabilities(outputs, fusion, choice)
+    out = {}
+    for name, crf in (crfs or {"fused": None}).items():
+      scores = probabilities
+      if crf is not None:
+        tuned = {k: v for k, v in variables["tuned"].items() if k == "compatibility"}
+        scores, _ = smoothed(crf, tuned, batch.image, probabilities, outputs)
+      out[name] = confusion_matrix(batch.label, scores.argmax(-1), scores.shape[-1])
+    return out
+
+  return count

@@ -1,0 +1,72 @@
+"""`errseg tune`: weights of views and settings of the CRF, on images that trained nothing."""
+
+from __future__ import annotations
+
+import pathlib
+
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from errseg_jax import assemble
+from errseg_jax.errors import UserError
+from errseg_jax.inference.choice import Choice
+from errseg_jax.inference.evaluator import make_evaluator
+from errseg_jax.inference.tune import Tuner
+from errseg_jax.inference.tuned import Tuned, wants_tuning
+from errseg_jax.progress import progress_bar
+from errseg_jax.sharding import make_mesh, replicate
+from errseg_jax.train.restore import trained_variables
+from errseg_jax.train.stages import plan, trained_branches
+
+
+def tune(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
+  """Tunes what the config asks of the network at rest, prints what it gives there, and writes tuned.json.
+
+  Args:
+    config: of the workdir, with the views and the CRF that `evaluate` and `predict` will be given.
+    workdir: of a finished run.
+
+  Returns:
+    The path of tuned.json.
+
+  Raises:
+    UserError: nothing to tune, no unseen images, or a workdir that is not finished.
+  """
+  if not wants_tuning(config):
+    raise UserError(
+      "nothing to tune: ask for --config.views.combine=learned with several views, or for a CRF by "
+      "--config.crf.iterations=5"
+    )
+  splits, dataset = assemble.splits(config), assemble.dataset(config)
+  if splits.both_ways:
+    raise UserError(
+      f"splits.choose={splits.choose!r} is the reported split: what is tuned on it would be reported on it; name "
+      "another one by --config.splits.choose"
+    )
+  source = splits.sources(dataset)["choose"]
+  model, mesh = assemble.model(config, dataset.info.num_classes), make_mesh(config.num_devices)
+  branches = trained_branches(plan(config))
+  tuner = Tuner(
+    make_evaluator(config, mesh),
+    model,
+    replicate(trained_variables(config, workdir, model), mesh),
+    branches,
+    Choice.load(workdir) if "detail" in branches else Choice(),
+    source,
+    workdir / "views",
+    progress_bar,
+  )
+  found = tuner.run(config, assemble.crf(config), f"{len(source)} images that chose the checkpoint")
+  print_candidates(found)
+  return found.save(workdir)
+
+
+def print_candidates(found: Tuned) -> None:
+  """mIoU of everything that was compared."""
+  table = Table(title=f"mIoU on {found.on}")
+  for column in ("", "mIoU"):
+    table.add_column(column, justify="right" if column else "left")
+  for name, score in found.candidates.items():
+    table.add_row(name, f"{score:.2f}")
+  Console().print(table)
