@@ -29,7 +29,7 @@ from errseg_jax.structs import IGNORE, Batch
 
 MAX_PIXELS = 400_000  # of all shards: 6 views of 21 classes take 100 MB
 LARGEST = 6e4  # score that half precision holds
-PASSES, LEARNING_RATE = 20, 0.02
+PASSES, STEPS, LEARNING_RATE = 20, 1000, 0.02  # at least so many of both
 
 
 def store_candidates(
@@ -175,7 +175,8 @@ def fit_combination(
   """
   count = len(views.each)
   weights = jnp.full((count, num_classes), 1 / count, jnp.float32)
-  tx = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, PASSES * max(1, len(shards))))
+  passes = max(PASSES, -(-STEPS // max(1, len(shards))))
+  tx = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, passes * max(1, len(shards))))
 
   @jax.jit
   def step(weights, state, scores, label):
@@ -186,13 +187,13 @@ def fit_combination(
 
   loss, state = jax.jit(combination_loss), tx.init(weights)
   losses = []
-  for number in range(PASSES + 1):
+  for number in range(passes + 1):
     total, pixels, at_start = 0.0, 0, weights
     for path in shards:
       scores, label = checked(path, count, num_classes)
       total += float(loss(at_start, scores, label))
       pixels += int((label != IGNORE).sum())
-      if number < PASSES:
+      if number < passes:
         weights, state = step(weights, state, scores, label)
     if not pixels:
       raise UserError("no stored pixel is labelled: weights of views cannot be learned from these images")

