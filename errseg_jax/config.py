@@ -127,6 +127,15 @@ def default_config() -> ConfigDict:
   # The tile's side is in cells of the shared map.
   config.early_exit = ConfigDict({"threshold": 0.0, "tile": 2})
 
+  # How a network at rest sees an image; training and choosing see it once and whole. Flags of `evaluate`, `predict`.
+  config.views = ConfigDict()
+  config.views.scales = (1.0,)  # factors of height and width
+  config.views.mirror = False  # each scale's mirror image too
+  config.views.combine = "mean"  # or "max", "mean_max", "learned"
+  config.tiles = ConfigDict()
+  config.tiles.size = 0  # side, pixels, a size that the network takes; 0: the whole image at once
+  config.tiles.overlap = 32  # of neighbours, pixels
+
   # Groups of classes that the semantic network confuses, found in its confusion matrix (`errseg confusion`).
   config.groups = ConfigDict()
   config.groups.named = ()  # by hand: (("car", "truck"), ...) or ("cityscapes",), ("voc",); (): found, as follows

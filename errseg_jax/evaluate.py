@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import os
@@ -104,8 +103,9 @@ def evaluate(
     control = merge(variables, stage_result(config, workdir, stages["control"], variables))
     results["control"] = control_scores(evaluator, model, control, source, info)
     results["control"]["steps"] = stages["control"].steps
-  if model.early_exit is not None:
-    results["early_exit"] = dataclasses.asdict(model.early_exit)
+  for name in ("early_exit", "views", "tiles"):
+    if getattr(model, name) is not None:
+      results[name] = config[name].to_dict()
   results["speed"] = speed(model, variables, evaluator, source, branches)
   # Another split than the reported one leaves the reported scores as they are.
   write_evaluation(

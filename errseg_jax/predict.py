@@ -21,6 +21,7 @@ from errseg_jax.structs import Prediction
 from errseg_jax.train.restore import load
 
 ERROR_COLOUR = np.array((230, 159, 0), np.float32)  # orange, told from every label by colour-blind eyes
+OVERLAY_ROWS = 256  # at a time: in float32 a large image takes five times its memory
 COLUMNS = ("image", "expected_accuracy", "flagged_share", "height", "width", "expected_mIoU")
 
 
@@ -54,9 +55,13 @@ def _images(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def overlay(image: np.ndarray, error_probability: np.ndarray) -> np.ndarray:
   """The image with P(error) laid over it in orange, uint8 [H, W, 3]."""
-  grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.float32)
-  share = np.clip(error_probability, 0, 1)[..., None]
-  return (grey * (1 - share) + ERROR_COLOUR * share).round().astype(np.uint8)
+  out = np.empty_like(image)
+  for top in range(0, len(image), OVERLAY_ROWS):
+    rows = slice(top, top + OVERLAY_ROWS)
+    grey = cv2.cvtColor(cv2.cvtColor(image[rows], cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.float32)
+    share = np.clip(error_probability[rows], 0, 1)[..., None]
+    out[rows] = (grey * (1 - share) + ERROR_COLOUR * share).round()
+  return out
 
 
 def write_outputs(output: pathlib.Path, name: str, image: np.ndarray, out: Prediction, palette) -> None:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from errseg_jax.assemble.groups import named_groups
 from errseg_jax.assemble.sections import construct, known, pixel_section
+from errseg_jax.assemble.sight import tiles, views
 from errseg_jax.errors import UserError
 from errseg_jax.models.backbones import BACKBONES
 from errseg_jax.models.cascade import COMBINATIONS, SELECTIONS, PyramidBranch, Refine
@@ -78,6 +79,8 @@ def model(config: ConfigDict, num_classes: int) -> ErrorAware:
     detail_weights=weights,
     subnets=subnets(config, num_classes),
     guidance=guidance(config, num_classes),
+    views=views(config),
+    tiles=tiles(config),
   )
   exits = early_exit(config)
   if "cascade" not in config.order:

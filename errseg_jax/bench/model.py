@@ -16,7 +16,7 @@ from rich.table import Table
 from errseg_jax import assemble
 from errseg_jax.bench.size import size
 from errseg_jax.inference.speed import hardware
-from errseg_jax.models.error_aware import infer
+from errseg_jax.models.error_aware import infer, single_pass
 
 COUNTS = ("parameters", "multiply_adds")
 ADDED = ("guidance", "subnets")  # to the segmenter, where a config has them
@@ -81,7 +81,7 @@ def times(config: ConfigDict, height: int, width: int) -> dict[str, np.ndarray]:
 
   In a round every program runs once, so that a busy moment of the machine meets all of them.
   """
-  model = assemble.model(config, assemble.dataset(config).info.num_classes).clone(early_exit=None)
+  model = single_pass(assemble.model(config, assemble.dataset(config).info.num_classes))
   rng = np.random.default_rng(0)
   image = rng.integers(0, 256, (1, height, width, 3), np.uint8)
   shapes = jax.eval_shape(model.init, jax.random.key(0), image)

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from errseg_jax import assemble
 from errseg_jax.errors import UserError
-from errseg_jax.models.error_aware import ErrorAware, infer
+from errseg_jax.models.error_aware import ErrorAware, infer, single_pass
 
 AUXILIARY = "segmenter/head/auxiliary"
 GROUPS = ("segmenter/backbone", AUXILIARY, "segmenter/head", "guidance", "subnets", "detail", "error")
@@ -49,7 +49,7 @@ def size(config: ConfigDict, height: int, width: int) -> dict[str, Any]:
     groups that the network has. Batch statistics are no parameters. Multiply-adds are those of convolutions, as
     published tables count them: normalisation, activations and resizing are left out.
   """
-  model = assemble.model(config, assemble.dataset(config).info.num_classes).clone(early_exit=None)
+  model = single_pass(assemble.model(config, assemble.dataset(config).info.num_classes))
   image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
   variables = jax.eval_shape(model.init, jax.random.key(0), image)
   parameters = parameter_counts(variables["params"])

@@ -12,13 +12,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from errseg_jax.data.pipeline import bucket
 from errseg_jax.errors import UserError
 from errseg_jax.losses import error_target
 from errseg_jax.metrics.errors import error_histogram
 from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.models.error_branch import disbelief_logit
-from errseg_jax.models.layers import resize
+from errseg_jax.models.views import Padding, look
 from errseg_jax.structs import IGNORE, Batch
 
 DROPOUT_PASSES = 8
@@ -92,17 +91,12 @@ def tta(
     multiple: scaled images are padded to multiples of it plus `remainder`, as the network wants its images.
     remainder: see multiple.
   """
-  size = image.shape[1:3]
-  mirrored = infer(model, variables, image[:, :, ::-1], ()).semantic[:, :, ::-1]
+  once = model.clone(views=None)  # the network's own views are another setting
+  padding = Padding(multiple, remainder, model.segmenter.mean)
   zero = jnp.zeros(labels.shape, jnp.float32)
-  sums = add_logit((zero, zero), disbelief_logit(mirrored, labels))
-  for scale in SCALES:
-    height, width = (max(1, round(scale * n)) for n in size)
-    scaled = jnp.round(resize(image.astype(jnp.float32), (height, width))).astype(jnp.uint8)
-    colour = jnp.round(jnp.asarray(model.segmenter.mean)).astype(jnp.uint8)
-    full = jnp.broadcast_to(colour, (len(image), *bucket(height, width, multiple, remainder), 3))
-    logits = infer(model, variables, full.at[:, :height, :width].set(scaled), ()).semantic
-    logits = resize(logits[:, :height, :width], size)
+  sums = (zero, zero)
+  for view in ((1.0, True), *((scale, False) for scale in SCALES)):
+    logits = look(lambda seen: infer(once, variables, seen, ()).semantic, image, view, padding)
     sums = add_logit(sums, disbelief_logit(logits, labels))
   return mean_logit(sums)
 

@@ -16,6 +16,7 @@ from errseg_jax.data.pipeline import bucket
 from errseg_jax.inference.choice import Choice, fused_probabilities, rebalanced
 from errseg_jax.metrics.calibration import calibrated
 from errseg_jax.models.error_aware import ErrorAware, infer
+from errseg_jax.models.tiles import added, band, empty
 from errseg_jax.structs import DatasetInfo, Outputs, Prediction
 
 
@@ -29,6 +30,14 @@ def to_prediction(outputs: Outputs, fusion: str, choice: dict[str, jax.Array]) -
   labels = {k: v.argmax(-1).astype(jnp.uint8) for k, v in maps.items()}
   probability = jax.nn.sigmoid(calibrated(outputs.error, choice)).astype(jnp.float32)
   return Prediction(error_probability=probability, **labels)
+
+
+def moved_up(x: jax.Array, rows: jax.Array) -> jax.Array:
+  """A map [B, h, W, ...] without its first rows, zeros below; what is no map stays."""
+  if x.ndim < 3:
+    return x
+  below = jnp.arange(x.shape[1]) >= x.shape[1] - rows
+  return jnp.where(below.reshape(1, -1, *(1,) * (x.ndim - 2)), 0, jnp.roll(x, -rows, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +58,53 @@ class TrainedNetwork:
   variables: Any
   choice: Choice
 
+  def _told(self, outputs: Outputs, choice: dict[str, jax.Array]) -> Prediction:
+    return to_prediction(rebalanced(outputs, self.model.detail_weights, choice), self.choice.fusion, choice)
+
   @functools.cached_property
   def _forward(self):
     def forward(variables, image, choice):
-      outputs = rebalanced(infer(self.model, variables, image), self.model.detail_weights, choice)
-      return to_prediction(outputs, self.choice.fusion, choice)
+      return self._told(infer(self.model, variables, image), choice)
 
     return jax.jit(forward)
+
+  @functools.cached_property
+  def _band(self):
+    """(sums of no row, sums and the next band -> Prediction of the band's rows, sums for the rows below)."""
+    tiles, untiled = self.model.tiles, self.model.clone(tiles=None)
+    assert tiles is not None
+
+    def function(variables):
+      return functools.partial(infer, untiled, variables)
+
+    def start(variables, rows):
+      return empty(function(variables), rows, rows.shape[1], tiles)
+
+    def add(sums, variables, rows, weights, done, choice):
+      sums = added(sums, band(function(variables), rows, tiles), 0, weights, axis=1)
+      return self._told(sums, choice), jax.tree.map(functools.partial(moved_up, rows=done), sums)
+
+    return jax.jit(start), jax.jit(add, donate_argnums=0)
+
+  def _by_bands(self, image: np.ndarray) -> Prediction:
+    """As `_forward`, of an image [1, H, W, 3] larger than a tile; on the device lie the scores of one band at a time.
+
+    Rows that no later band reaches are told and dropped.
+    """
+    assert self.model.tiles is not None
+    starts, weights = self.model.tiles.places(image.shape[1])
+    side, choice, (start, add) = weights.shape[1], self.choice.arrays(), self._band
+    sums = start(self.variables, image[:, :side])
+    whole: Any = None
+    for first, end, own in zip(starts, [*starts[1:], image.shape[1]], weights, strict=True):
+      done = end - first
+      told, sums = add(sums, self.variables, image[:, first : first + side], own, done, choice)
+      rows = jax.device_get(told)
+      if whole is None:
+        whole = jax.tree.map(lambda x: np.empty(image.shape[:3], x.dtype), rows)
+      for out, part in zip(jax.tree.leaves(whole), jax.tree.leaves(rows), strict=True):
+        out[:, first:end] = part[:, :done]
+    return whole
 
   def predict(self, image: np.ndarray) -> Prediction:
     """One image.
@@ -77,5 +126,8 @@ class TrainedNetwork:
     padded = np.empty((1, *size, 3), np.uint8)
     padded[:] = np.array(assemble.pad_value(self.config), np.uint8)
     padded[0, :height, :width] = image
-    out = jax.device_get(self._forward(self.variables, padded, self.choice.arrays()))
+    if self.model.tiles is not None and max(size) > self.model.tiles.size:
+      out = self._by_bands(padded)
+    else:
+      out = jax.device_get(self._forward(self.variables, padded, self.choice.arrays()))
     return jax.tree.map(lambda x: x[0, :height, :width], out)

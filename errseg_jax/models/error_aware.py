@@ -14,6 +14,8 @@ from errseg_jax.models.confusion_groups import fuse_groups
 from errseg_jax.models.early_exit import EarlyExit, exit_early
 from errseg_jax.models.error_branch import unweighted
 from errseg_jax.models.layers import resize
+from errseg_jax.models.tiles import Tiles, tiled
+from errseg_jax.models.views import Views, combined
 from errseg_jax.structs import Features, Outputs
 
 
@@ -33,6 +35,8 @@ class ErrorAware(nn.Module):
     guidance: Features -> global class scores [B, C], added to every local score (P3); None as above.
     refine: of a cascade (P2), whose three branches train together: what they come to; None of other networks.
     early_exit: of a cascade at rest; None: its fine network sees the whole image.
+    views: of a network at rest; None: it sees an image once, as it is.
+    tiles: of a network at rest; None: it sees an image whole. Each tile is seen in all views.
   """
 
   segmenter: nn.Module
@@ -43,6 +47,8 @@ class ErrorAware(nn.Module):
   guidance: nn.Module | None = None
   refine: Refine | None = None
   early_exit: EarlyExit | None = None
+  views: Views | None = None
+  tiles: Tiles | None = None
 
   @nn.compact
   def __call__(
@@ -104,10 +110,26 @@ class ErrorAware(nn.Module):
     return fuse_groups(logits, groups, self.subnets.groups, self.subnets.rule)
 
 
+def single_pass(model: ErrorAware) -> ErrorAware:
+  """The network as it is trained and chosen for: one pass over the whole image."""
+  return model.clone(early_exit=None, views=None, tiles=None)
+
+
 def infer(
   model: ErrorAware, variables: Any, image: jax.Array, wanted: Collection[str] = ("error", "detail")
 ) -> Outputs:
-  """The forward pass with every group at rest."""
+  """The forward pass with every group at rest, through the model's tiles and in its views where it has some.
+
+  Raises:
+    UserError: the views' learned weights, `variables["tuned"]["combination"]`, are missing or do not fit.
+  """
+  if model.tiles is not None:
+    untiled = model.clone(tiles=None)
+    return tiled(lambda tile: infer(untiled, variables, tile, wanted), image, model.tiles)
+  if model.views is not None:
+    once = model.clone(views=None)
+    weights = variables.get("tuned", {}).get("combination")
+    return combined(lambda view: infer(once, variables, view, wanted), image, model.views, weights)
   if model.early_exit is not None and {"error", "detail"} <= set(wanted):
     return exit_early(model, variables, image, wanted)
   outputs: Any = model.apply(variables, image, wanted=wanted)

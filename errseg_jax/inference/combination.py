@@ -1,0 +1,216 @@
+"""Weights of the views of an image, lambda in R^C for each, learned from stored scores of all views (P3, 3.3.1).
+
+The network is fixed: its scores of labelled pixels are written once, in half precision, in shards of a few images;
+the weights are trained on them afterwards, one shard in memory at a time.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from errseg_jax.errors import UserError
+from errseg_jax.inference.evaluator import Evaluator
+from errseg_jax.models.error_aware import ErrorAware, infer
+from errseg_jax.models.tiles import tiled
+from errseg_jax.models.views import Views, look
+from errseg_jax.pixel_losses import pixel_cross_entropy
+from errseg_jax.structs import IGNORE, Batch
+
+MAX_PIXELS = 400_000  # of all shards: 6 views of 21 classes take 100 MB
+LARGEST = 6e4  # score that half precision holds
+PASSES, STEPS, LEARNING_RATE = 20, 1000, 0.02  # at least so many of both
+
+
+def store_candidates(
+  folder: pathlib.Path,
+  evaluator: Evaluator,
+  model: ErrorAware,
+  variables: Any,
+  source: Any,
+  progress: Callable[[int], None] = lambda done: None,
+  max_pixels: int = MAX_PIXELS,
+) -> list[pathlib.Path]:
+  """Writes the scores of every view at random labelled pixels of a source; goes on where an earlier call ended.
+
+  An image gives at most max_pixels / images of its pixels, so the shards do not grow with the source. A shard is the
+  npz of one batch, written whole or not at all: "scores" float16 [K, n, C], "label" uint8 [n] (255: fewer pixels
+  were labelled), and "of", what they were made of.
+
+  Args:
+    folder: of the shards; is made.
+    evaluator: reads the source.
+    model: the network, with its views; what it says with its subnets is stored.
+    variables: trained.
+    source: labelled images that the network was not trained on.
+    progress: called with the number of images done.
+    max_pixels: of all shards.
+
+  Returns:
+    The shards' paths.
+
+  Raises:
+    UserError: the folder holds shards of another network, source or views, or a damaged one.
+  """
+  if model.views is None:
+    raise ValueError("a network without views has nothing to combine")
+  folder.mkdir(parents=True, exist_ok=True)
+  pick = make_picker(model, max(1, max_pixels // len(source)))
+  base = f"{model.views} {model.tiles} {fingerprint(variables)} {max_pixels}"
+  paths: list[pathlib.Path] = []
+  done = 0
+  for batch, names in evaluator.batches(source):
+    path, of = folder / f"{len(paths):05d}.npz", f"{base} {names}"
+    if not path.exists():
+      scores, label = jax.device_get(pick(variables, batch, len(paths)))
+      write_shard(path, scores=scores, label=label, of=np.array(of))
+    elif str(read_shard(path)["of"]) != of:
+      raise UserError(f"{path} is of another network, source or views: remove {folder}")
+    paths.append(path)
+    done += len(names)
+    progress(done)
+  return paths
+
+
+def fingerprint(variables: Any) -> int:
+  """A checksum of a network's parameters and statistics."""
+  network = {k: v for k, v in variables.items() if k != "tuned"}
+  leaves = (np.ascontiguousarray(jax.device_get(leaf)) for leaf in jax.tree.leaves(network))
+  return functools.reduce(lambda crc, leaf: zlib.crc32(leaf.tobytes(), crc), leaves, 0)
+
+
+def make_picker(model: ErrorAware, pixels: int) -> Callable[[Any, Batch, Any], tuple[jax.Array, jax.Array]]:
+  """A jitted (variables, batch, seed) -> (float16 [K, B * pixels, C], uint8 [B * pixels]).
+
+  The views run one after another, and of each only the picked pixels are kept.
+  """
+  views, tiles = model.views, model.tiles
+  once = model.clone(views=None, tiles=None)
+  assert views is not None
+
+  @jax.jit
+  def pick(variables, batch: Batch, seed):
+    labels = batch.label.reshape(len(batch.label), -1)
+    draw = jax.random.uniform(jax.random.fold_in(jax.random.key(0), seed), labels.shape)
+    rank, places = jax.lax.top_k(jnp.where(labels == IGNORE, -1.0, draw), min(pixels, labels.shape[1]))
+    label = jnp.where(rank < 0, IGNORE, jnp.take_along_axis(labels, places, 1)).astype(jnp.uint8)
+    missing = ((0, 0), (0, pixels - label.shape[1]))
+
+    def scores(view):
+      see = functools.partial(infer, once, variables, wanted=())
+      seen = lambda image: look(lambda x: see(x).semantic, image, view, views.padding)  # noqa: E731
+      z = seen(batch.image) if tiles is None else tiled(seen, batch.image, tiles)
+      z = z.reshape(*labels.shape, -1)
+      z = jnp.take_along_axis(z, places[..., None], 1)
+      z = jnp.pad(jnp.clip(z, -LARGEST, LARGEST), (*missing, (0, 0)))
+      return z.reshape(-1, z.shape[-1]).astype(jnp.float16)
+
+    label = jnp.pad(label, missing, constant_values=IGNORE)
+    return jnp.stack([scores(view) for view in views.each]), label.reshape(-1)
+
+  return pick
+
+
+def write_shard(path: pathlib.Path, **arrays: np.ndarray) -> None:
+  """An npz, whole or not at all."""
+  part = path.with_suffix(".tmp")
+  with part.open("wb") as file:
+    np.savez(file, allow_pickle=False, **arrays)
+  os.replace(part, path)
+
+
+def read_shard(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """The arrays of a shard.
+
+  Raises:
+    UserError: it is missing or damaged.
+  """
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      return {key: file[key] for key in ("scores", "label", "of")}
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    raise UserError(f"{path} is missing or damaged: remove it and run the command again") from None
+
+
+def combination_loss(weights: jax.Array, scores: jax.Array, label: jax.Array) -> jax.Array:
+  """Sum over pixels of -log softmax(sum_i lambda_i z_i)[y]; 0 where y is 255.
+
+  Args:
+    weights: lambda, float32 [K, C].
+    scores: z, [K, n, C].
+    label: y, uint8 [n].
+  """
+  z = jnp.einsum("knc,kc->nc", scores.astype(jnp.float32), weights)
+  return pixel_cross_entropy(z, label).sum()
+
+
+def fit_combination(
+  shards: Sequence[pathlib.Path], num_classes: int, views: Views
+) -> tuple[np.ndarray, list[float]]:
+  """Weights that minimise the cross-entropy of the combined scores, by Adam from 1/K on; see `combination_loss`.
+
+  The problem is convex. A step is one shard, a pass all of them in order; the rate falls to 0 along a cosine.
+
+  Args:
+    shards: of `store_candidates`.
+    num_classes: C.
+    views: that the shards were stored with.
+
+  Returns:
+    (lambda, float32 [K, C]; mean cross-entropy per pixel, nats, before each pass and after the last). Whether the
+    weights gain anything is to be asked of other images.
+
+  Raises:
+    UserError: a shard is damaged or of other views or classes, or no pixel of any is labelled.
+  """
+  count = len(views.each)
+  weights = jnp.full((count, num_classes), 1 / count, jnp.float32)
+  passes = max(PASSES, -(-STEPS // max(1, len(shards))))
+  tx = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, passes * max(1, len(shards))))
+
+  @jax.jit
+  def step(weights, state, scores, label):
+    pixels = (label != IGNORE).sum()
+    gradient = jax.grad(lambda w: combination_loss(w, scores, label) / jnp.maximum(pixels, 1))(weights)
+    updates, state = tx.update(gradient, state)
+    return optax.apply_updates(weights, updates), state
+
+  loss, state = jax.jit(combination_loss), tx.init(weights)
+  losses = []
+  for number in range(passes + 1):
+    total, pixels, at_start = 0.0, 0, weights
+    for path in shards:
+      scores, label = checked(path, count, num_classes)
+      total += float(loss(at_start, scores, label))
+      pixels += int((label != IGNORE).sum())
+      if number < passes:
+        weights, state = step(weights, state, scores, label)
+    if not pixels:
+      raise UserError("no stored pixel is labelled: weights of views cannot be learned from these images")
+    losses.append(total / pixels)
+  return np.asarray(weights), losses
+
+
+def checked(path: pathlib.Path, count: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+  """(scores, label) of a shard.
+
+  Raises:
+    UserError: it is damaged, or of other views or classes.
+  """
+  arrays = read_shard(path)
+  scores, label = arrays["scores"], arrays["label"]
+  if scores.shape != (count, len(label), num_classes):
+    raise UserError(
+      f"{path} holds scores {scores.shape} for {len(label)} pixels, not of {count} views and {num_classes} classes"
+    )
+  return scores, label
