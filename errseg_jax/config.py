@@ -123,6 +123,9 @@ def default_config() -> ConfigDict:
   # The tile's side is in cells of the shared map.
   config.early_exit = ConfigDict({"threshold": 0.0, "tile": 2})
 
+  # Of models.crf.GuidanceCRF, which labels are smoothed by at rest; 0 iterations: not at all.
+  config.crf = ConfigDict({"iterations": 0})
+
   # Groups of classes that the semantic network confuses, found in its confusion matrix (`errseg confusion`).
   config.groups = ConfigDict()
   config.groups.named = ()  # by hand: (("car", "truck"), ...) or ("cityscapes",), ("voc",); (): found, as follows

@@ -28,6 +28,7 @@ FREE = (
   "detail_loss",
   "cascade",
   "cascade_loss",
+  "crf",
 )
 
 
