@@ -96,6 +96,16 @@ def confusion(args: argparse.Namespace) -> int:
   return 0
 
 
+def tune(args: argparse.Namespace) -> int:
+  """Fit weights of views and choose the CRF's lambda on unseen images, for evaluate and predict with the same flags."""
+  config = workdir_config(args)
+  prepare(config)
+  from errseg_jax.tune import tune as run
+
+  print(run(config, workdir(args)))
+  return 0
+
+
 def ablate(args: argparse.Namespace) -> int:
   """Train and score the alternatives on the data at hand: ablation.json, tables, plots; a killed one goes on."""
   config = required_config(args)
@@ -178,6 +188,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
   "report": report,
   "label-issues": label_issues,
   "confusion": confusion,
+  "tune": tune,
   "ablate": ablate,
   "data check": data_check,
   "convert": convert,
@@ -191,6 +202,7 @@ OWN_FLAGS = {
   "report": {"--workdir"},
   "label-issues": {"--workdir", "--split", "--top", "--out", "--by"},
   "confusion": {"--workdir", "--split", "--json"},
+  "tune": {"--workdir"},
   "ablate": {"--config", "--workdir", "--rows", "--seeds"},
   "data check": {"--config", "--split"},
   "convert": {"--from", "--weights", "--out", "--drop"},
@@ -215,7 +227,7 @@ FLAG_HELP = {
   "--what": "size: parameters and multiply-adds of each part, the default; model: those and the time of each branch; "
   "early_exit: of the trained cascade in --workdir, time against mIoU as the threshold of its early exit moves",
   "--size": "HEIGHTxWIDTH of the image in pixels; by default 513x513",
-  "--rows": "names of rows, or a family (correction, confusion), with commas between; by default correction",
+  "--rows": "names of rows, or a family (correction, confusion, guidance), with commas between; by default correction",
   "--seeds": "how many, from the config's seed on; by default 3",
   "--json": "print one JSON object in place of a table",
 }

@@ -135,6 +135,8 @@ def default_config() -> ConfigDict:
   config.tiles = ConfigDict()
   config.tiles.size = 0  # side, pixels, a size that the network takes; 0: the whole image at once
   config.tiles.overlap = 32  # of neighbours, pixels
+  # Of models.crf.GuidanceCRF, which labels are smoothed by at rest; 0 iterations: not at all.
+  config.crf = ConfigDict({"iterations": 0})
 
   # Groups of classes that the semantic network confuses, found in its confusion matrix (`errseg confusion`).
   config.groups = ConfigDict()

@@ -30,6 +30,7 @@ FREE = (
   "detail_loss",
   "cascade",
   "cascade_loss",
+  "crf",
 )
 
 

@@ -31,7 +31,7 @@ from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.progress import progress_bar
 from errseg_jax.sharding import make_mesh, replicate
 from errseg_jax.structs import DatasetInfo
-from errseg_jax.train.restore import stage_result, trained_variables
+from errseg_jax.train.restore import resting_variables, stage_result
 from errseg_jax.train.stages import plan, trained_branches
 from errseg_jax.train.state import merge
 
@@ -64,9 +64,9 @@ def evaluate(
   """
   dataset = assemble.dataset(config)
   source, info = dataset.source(split), dataset.info
-  model = assemble.model(config, info.num_classes)
+  model, crf = assemble.model(config, info.num_classes), assemble.crf(config)
   mesh = make_mesh(config.num_devices)
-  variables = replicate(trained_variables(config, workdir, model), mesh)
+  variables = replicate(resting_variables(config, workdir, model), mesh)
   stages = {stage.name: stage for stage in plan(config)}
   branches = trained_branches(stages.values())
   if confidnet and "error" not in branches:
@@ -78,7 +78,13 @@ def evaluate(
   passes = [(choice, source)]
   if choice.halves and split == config.splits.val:
     passes = list(zip(choice.halves, stretches(source, 2), strict=True))
-  options = {"wanted": branches, "thresholds": thresholds, "rho": config.error_loss.rho, "oracle": oracle}
+  options = {
+    "wanted": branches,
+    "thresholds": thresholds,
+    "rho": config.error_loss.rho,
+    "oracle": oracle,
+    "crf": crf,
+  }
   totals = run_passes(evaluator, model, variables, passes, f"evaluate {split}", **options)
   if scores:
     extra = make_extra_counter(model, scores, config.loader.size_multiple, config.segmenter.size_remainder)
@@ -103,6 +109,11 @@ def evaluate(
     control = merge(variables, stage_result(config, workdir, stages["control"], variables))
     results["control"] = control_scores(evaluator, model, control, source, info)
     results["control"]["steps"] = stages["control"].steps
+  if crf is not None:
+    changed = 100 * totals.counts["crf/changed"] / totals.counts["crf/images"]
+    results["crf"] |= {"settings": config.crf.to_dict(), "changed": changed.tolist()}
+    if "lam" in (tuned := variables.get("tuned", {})):
+      results["crf"]["settings"]["lam"] = float(tuned["lam"])
   for name in ("early_exit", "views", "tiles"):
     if getattr(model, name) is not None:
       results[name] = config[name].to_dict()
@@ -175,7 +186,7 @@ def confidnet_results(evaluator: Evaluator, model: ErrorAware, variables: Any, p
 def segmentation_results(totals: Totals, info: DatasetInfo) -> dict[str, Any]:
   """Scores from the confusion matrices, without guidance and subnets ("base") too; boundary IoU where counted."""
   out: dict[str, Any] = {}
-  for name in ("base", "semantic", "detail", "fused", "oracle"):
+  for name in ("base", "semantic", "detail", "fused", "crf", "oracle"):
     if f"confusion/{name}" in totals.counts:
       out[name] = segmentation_scores(totals.counts[f"confusion/{name}"], info.classes, info.absent)
     if f"boundary/{name}" in totals.counts:
@@ -305,7 +316,7 @@ def print_results(results: dict[str, Any]) -> None:
   names = ("mIoU", "aAcc", "mAcc", "mDice", "mBIoU")
   for column in ("", *names):
     table.add_column(column, justify="right" if column else "left")
-  for system in ("base", "semantic", "control", "detail", "fused", "oracle"):
+  for system in ("base", "semantic", "control", "detail", "fused", "crf", "oracle"):
     if system in results:
       table.add_row(system, *(_number(results[system].get(n)) for n in names))
   console.print(table)

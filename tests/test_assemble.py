@@ -5,6 +5,7 @@ from errseg_jax import assemble
 from errseg_jax.config import default_config, paper
 from errseg_jax.errors import UserError
 from errseg_jax.losses import DetailLoss, ErrorLoss, SemanticLoss
+from errseg_jax.models.crf import GuidanceCRF
 from errseg_jax.pixel_losses import class_weights
 
 
@@ -98,3 +99,33 @@ def test_the_paper_s_setting_is_one_call_away():
 @pytest.mark.parametrize(("weights", "why"), [((1.0, 0.0, 2.0), "positive"), ((1.0, 2.0), "2 numbers for 3")])
 def test_class_weights_that_would_spoil_labels_are_refused(tiny_config, section, weights, why):
   refused(lambda: assemble.model(tiny_config(**{f"{section}__class_weights": weights}), 3), why)
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"kernel": "guide"}, ("config.crf.kernel", "did you mean 'guided'", "gaussian_bilateral")),
+    ({"compatibility": "potts"}, ("config.crf.compatibility", "guidance, learned")),
+    ({"lambda": 1.0}, ("config.crf", "'lambda'", "lam")),
+    ({"iterations": -1}, ("config.crf.iterations=-1", "whole number from 0")),
+    ({"iterations": 1.5}, ("config.crf.iterations=1.5", "whole number")),
+    ({"radius": 0}, ("config.crf.radius=0", "from 1")),
+    ({"subsample": 0}, ("config.crf.subsample=0", "from 1")),
+    ({"eps": 0.0}, ("config.crf.eps=0.0", "above 0")),
+    ({"sigma_rgb": float("nan")}, ("config.crf.sigma_rgb=nan", "above 0")),
+    ({"alpha": -0.5}, ("config.crf.alpha=-0.5", "from 0")),
+    ({"lam": float("inf")}, ("config.crf.lam=inf", "from 0")),
+    ({"bilateral": 1.2}, ("config.crf.bilateral=1.2", "at most 1")),
+  ],
+)
+def test_a_crf_is_checked(changes, words):
+  config = default_config()
+  config.crf = changes
+  refused(lambda: assemble.crf(config), *words)
+
+
+def test_a_crf_is_there_where_it_iterates():
+  config = assemble.with_defaults(default_config())
+  assert assemble.crf(config) is None
+  config.crf.iterations, config.crf.lam = 5, 3
+  assert assemble.crf(config) == GuidanceCRF(iterations=5, lam=3)

@@ -30,7 +30,8 @@ def decisive(config: ConfigDict, stages: Collection[str]) -> dict[str, Any]:
   unused = [section for branch, sections in SECTIONS.items() if branch not in trained for section in sections]
   unused += [f"stages.{name}" for name in config.stages if name not in stages]
   # A detail stage is scored at the thresholds, and may learn by a calibrated P_ep; fusions come after training.
-  unused += ["choose.fusions", "early_exit"] if "detail" in stages else ["choose", "early_exit"]
+  unused += ["choose.fusions"] if "detail" in stages else ["choose"]
+  unused += ["early_exit", "crf"]
   if not SECTIONS.keys() & {*stages} and config.splits.error_source != "holdout":
     unused += ["splits.error_source", "splits.folds", "splits.strength", "splits.holdout_fraction"]
   unused += ["order", "views", "tiles", *FREE]

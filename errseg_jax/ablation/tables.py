@@ -136,7 +136,13 @@ def confused_classes(rows: Mapping[str, Any]) -> Table:
 def guidance(rows: Mapping[str, Any]) -> Table:
   """P3, Tables 1 to 3: guidance, views and CRF, and what the true classes of each image would give."""
   wanted = [name for name in rows if name in FAMILIES["guidance"]]
-  keys = (("mIoU", False), ("aAcc", False), ("vs_base", True), ("vs_base_longer", True), ("oracle_mIoU", False))
+  keys = (
+    ("mIoU", False),
+    ("aAcc", False),
+    ("vs_base", True),
+    ("vs_base_longer", True),
+    ("oracle_mIoU", False),
+  )
   out = []
   for name in wanted if {*wanted} & {*GUIDANCE} else ():
     cells = [spread(over_seeds(rows[name], key), signed) for key, signed in keys]

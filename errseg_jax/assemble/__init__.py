@@ -1,5 +1,6 @@
 """From a config to its parts: data set, network, losses. Every name and key is checked on the way."""
 
+from errseg_jax.assemble.crf import crf
 from errseg_jax.assemble.data import dataset, pad_value, splits, transform
 from errseg_jax.assemble.groups import group_finder, named_groups
 from errseg_jax.assemble.network import model, segmenter
@@ -9,6 +10,7 @@ from errseg_jax.assemble.stage_losses import loss, pixel_loss, with_class_weight
 __all__ = [
   "check_numbers",
   "construct",
+  "crf",
   "dataset",
   "group_finder",
   "known",

@@ -17,6 +17,7 @@ from errseg_jax.errors import UserError
 from errseg_jax.models.backbones import BACKBONES
 from errseg_jax.models.cascade import Refine
 from errseg_jax.models.confusion_groups import ConfusionGroups
+from errseg_jax.models.crf import GuidanceCRF
 from errseg_jax.models.detail_branches import DETAIL_BRANCHES
 from errseg_jax.models.error_branches import ERROR_BRANCHES
 from errseg_jax.models.guidance import Guidance
@@ -100,6 +101,7 @@ def with_defaults(config: ConfigDict) -> ConfigDict:
     (config.detail_loss, losses.DetailLoss),
     (config.cascade, Refine),
     (config.cascade_loss, losses.CascadeLoss),
+    (config.crf, GuidanceCRF),
   ]
   for section, cls in sections:
     for key, value in defaults(cls).items():

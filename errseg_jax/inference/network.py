@@ -14,16 +14,18 @@ from ml_collections import ConfigDict
 from errseg_jax import assemble
 from errseg_jax.data.pipeline import bucket
 from errseg_jax.inference.choice import Choice, fused_probabilities, rebalanced
+from errseg_jax.inference.smoothing import smoothed
 from errseg_jax.metrics.calibration import calibrated
+from errseg_jax.models.crf import GuidanceCRF
 from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.models.tiles import added, band, empty
 from errseg_jax.structs import DatasetInfo, Outputs, Prediction
 
 
-def to_prediction(outputs: Outputs, fusion: str, choice: dict[str, jax.Array]) -> Prediction:
-  """`rebalanced` logits -> labels and calibrated P_ep."""
+def to_prediction(outputs: Outputs, scores: jax.Array, choice: dict[str, jax.Array]) -> Prediction:
+  """`rebalanced` logits, and the class scores of the labels that are handed out -> labels and calibrated P_ep."""
   maps = {
-    "labels": fused_probabilities(outputs, fusion, choice),
+    "labels": scores,
     "semantic_labels": outputs.semantic,
     "detail_labels": outputs.detail,
   }
@@ -50,6 +52,7 @@ class TrainedNetwork:
     model: the network.
     variables: its parameters and statistics.
     choice: calibration, fusion, threshold.
+    crf: that labels are smoothed by; None without.
   """
 
   config: ConfigDict
@@ -57,14 +60,22 @@ class TrainedNetwork:
   model: ErrorAware
   variables: Any
   choice: Choice
+  crf: GuidanceCRF | None = None
 
-  def _told(self, outputs: Outputs, choice: dict[str, jax.Array]) -> Prediction:
-    return to_prediction(rebalanced(outputs, self.model.detail_weights, choice), self.choice.fusion, choice)
+  def _told(
+    self, outputs: Outputs, choice: dict[str, jax.Array], image: jax.Array | None = None
+  ) -> Prediction:
+    """With the CRF where the whole image is given."""
+    outputs = rebalanced(outputs, self.model.detail_weights, choice)
+    scores = fused_probabilities(outputs, self.choice.fusion, choice)
+    if self.crf is not None and image is not None:
+      scores, _ = smoothed(self.crf, self.variables.get("tuned", {}), image, scores, outputs)
+    return to_prediction(outputs, scores, choice)
 
   @functools.cached_property
   def _forward(self):
     def forward(variables, image, choice):
-      return self._told(infer(self.model, variables, image), choice)
+      return self._told(infer(self.model, variables, image), choice, image)
 
     return jax.jit(forward)
 

@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from errseg_jax.inference.choice import fused_probabilities, rebalanced
+from errseg_jax.inference.smoothing import smoothed
 from errseg_jax.losses import error_target
 from errseg_jax.metrics.calibration import calibrated
 from errseg_jax.metrics.errors import baseline_logits, error_histogram, hard_histogram, mask_counts
 from errseg_jax.metrics.presence import presence_histogram, present_classes
 from errseg_jax.metrics.segmentation import boundary_counts, boundary_radius, confusion_matrix
 from errseg_jax.metrics.temperature import nll_slopes
+from errseg_jax.models.crf import GuidanceCRF
 from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.models.error_branch import disbelief_logit, unweighted
 from errseg_jax.models.fusion import gate_features
@@ -124,6 +126,7 @@ def make_counter(
   rho: float = 0.95,
   fits: bool = False,
   oracle: bool = False,
+  crf: GuidanceCRF | None = None,
 ) -> Callable[[Any, Batch, dict], Counts]:
   """A jitted (variables, batch, choice arrays) -> counts.
 
@@ -136,6 +139,7 @@ def make_counter(
     rho: confidence above which an error is hard (P0, section 3.3).
     fits: take what the temperature and the share of the class weights are fitted on.
     oracle: with `fusion`, count labels restricted to the classes that the image's annotation shows (P3, Table 1).
+    crf: with `fusion`, count labels after it, and the share that each of its iterations changes.
   """
 
   @jax.jit
@@ -152,14 +156,20 @@ def make_counter(
     if fusion:
       scores = fused_probabilities(outputs, fusion, choice)
       fused, num_classes = scores.argmax(-1), scores.shape[-1]
-      radius = boundary_radius(*label.shape[1:])
+      radius, maps = (
+        boundary_radius(*label.shape[1:]),
+        {"semantic": outputs.semantic.argmax(-1), "fused": fused},
+      )
+      if crf is not None:
+        scores, changed = smoothed(crf, variables.get("tuned", {}), batch.image, scores, outputs)
+        maps["crf"] = scores.argmax(-1)
+        counts["crf/changed"], counts["crf/images"] = changed * len(label), jnp.asarray(len(label))
       if oracle:
         present = present_classes(label, num_classes)[:, None, None]
-        known = jnp.where(present, scores, -1.0).argmax(-1)
-        counts["confusion/oracle"] = confusion_matrix(label, known, num_classes)
-      for name, labels in (("semantic", outputs.semantic.argmax(-1)), ("fused", fused)):
+        maps["oracle"] = jnp.where(present, scores, -jnp.inf).argmax(-1)
+      for name, labels in maps.items():
         counts[f"boundary/{name}"] = boundary_counts(label, labels, num_classes, radius)
-      counts["confusion/fused"] = confusion_matrix(label, fused, num_classes)
+        counts[f"confusion/{name}"] = confusion_matrix(label, labels, num_classes)
       counts |= image_counts(outputs, label, fused, choice)
     if outputs.presence is not None:
       counts["presence"] = presence_histogram(outputs.presence, label)

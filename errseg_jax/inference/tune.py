@@ -15,14 +15,16 @@ from ml_collections import ConfigDict
 
 from errseg_jax.inference.choice import Choice, fused_probabilities, rebalanced
 from errseg_jax.inference.combination import fit_combination, store_candidates
+from errseg_jax.inference.compatibility import Candidates, fit_compatibility
 from errseg_jax.inference.evaluator import Evaluator
-from errseg_jax.inference.smoothing import smoothed
+from errseg_jax.inference.smoothing import log_scores, smoothed
 from errseg_jax.inference.tuned import Tuned
 from errseg_jax.metrics.segmentation import confusion_matrix, segmentation_scores
-from errseg_jax.models.crf import GuidanceCRF, fit_compatibility
+from errseg_jax.models.crf import GuidanceCRF
 from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.structs import Batch
 
+PASSES = 5  # over the images, to learn the compatibility
 LAMBDAS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)  # P3: 0..6
 
 
@@ -65,7 +67,7 @@ class Tuner:
     with self.progress("views", len(self.source)) as show:
       shards = store_candidates(self.folder, self.evaluator, self.model, self.variables, self.source, show)
     weights, _ = fit_combination(shards, self.model.segmenter.head.num_classes, self.model.views)
-    scores = {}
+    scores: dict[str, float] = {}
     for name in ("mean", "learned"):
       model = self.model.clone(views=dataclasses.replace(self.model.views, combine=name))
       variables = {**self.variables, "tuned": {"combination": jnp.asarray(weights)}}
@@ -79,7 +81,8 @@ class Tuner:
     tuned = {"combination": jnp.array(found.combination, jnp.float32)} if found.combination else {}
     matrix: tuple[tuple[float, ...], ...] = ()
     if crf.compatibility == "learned":
-      learned, _ = fit_compatibility(crf, self.examples(tuned), self.model.segmenter.head.num_classes)
+      start = dataclasses.replace(crf, lam=1.0 if crf.lam is None else crf.lam)
+      learned, _ = fit_compatibility(start, self.examples(tuned))
       matrix = tuple(tuple(float(w) for w in row) for row in learned)
       tuned |= {"compatibility": jnp.array(matrix, jnp.float32)}
     lambdas = LAMBDAS if crf.lam is None else (crf.lam,)
@@ -94,21 +97,25 @@ class Tuner:
       found, lam=float(best), compatibility=matrix, candidates=found.candidates | scores
     )
 
-  def examples(self, tuned: dict[str, Any]) -> Callable[[], Iterator[tuple[Any, ...]]]:
-    """A pass over (image, class scores, presence, label) of the batches, as often as it is called."""
+  def examples(self, tuned: dict[str, Any]) -> Iterator[Candidates]:
+    """What the network hands out without CRF, of every batch, PASSES times."""
     fusion = self.choice.fusion
 
     @jax.jit
     def forward(variables, batch: Batch, choice):
-      outputs = rebalanced(infer(self.model, variables, batch.image, self.wanted), self.model.detail_weights, choice)
+      outputs = rebalanced(
+        infer(self.model, variables, batch.image, self.wanted), self.model.detail_weights, choice
+      )
       return log_scores(fused_probabilities(outputs, fusion, choice)), outputs.presence
 
-    def batches():
-      for batch, _ in self.evaluator.batches(self.source):
-        scores, presence = forward({**self.variables, "tuned": tuned}, batch, self.choice.arrays())
-        yield batch.image, scores, presence, batch.label
-
-    return batches
+    with self.progress("compatibility", PASSES * len(self.source)) as show:
+      for number in range(PASSES):
+        done = number * len(self.source)
+        for batch, names in self.evaluator.batches(self.source):
+          scores, presence = forward({**self.variables, "tuned": tuned}, batch, self.choice.arrays())
+          yield Candidates(batch.image, scores, batch.label, presence)
+          done += len(names)
+          show(done)
 
   def miou(self, counter: Callable, variables: Any, title: str) -> dict[str, float]:
     """mIoU of each confusion matrix that a counter adds up, percent."""

@@ -11,6 +11,7 @@ from errseg_jax import assemble
 from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.network import TrainedNetwork
+from errseg_jax.inference.tuned import tuned_arrays
 from errseg_jax.train.checkpoints import StageCheckpoints
 from errseg_jax.train.given import abstract_variables, segmenter_of
 from errseg_jax.train.stages import Stage, plan, trained_branches
@@ -31,6 +32,17 @@ def trained_variables(config: ConfigDict, workdir: pathlib.Path, model: Any) -> 
     if not stage.aside:
       variables = merge(variables, stage_result(config, workdir, stage, like))
   return variables
+
+
+def resting_variables(config: ConfigDict, workdir: pathlib.Path, model: Any) -> Variables:
+  """`trained_variables`, and what `errseg tune` found where the config asks for it.
+
+  Raises:
+    UserError: as `trained_variables`, and `tuned_arrays`.
+  """
+  tuned = tuned_arrays(config, workdir)
+  variables = trained_variables(config, workdir, model)
+  return {**variables, "tuned": tuned} if tuned else variables
 
 
 def stage_result(config: ConfigDict, workdir: pathlib.Path, stage: Stage, like: Variables) -> Variables:
@@ -61,4 +73,5 @@ def load(workdir: str | pathlib.Path, config: ConfigDict | None = None) -> Train
   choice = Choice.load(workdir)
   info = assemble.dataset(config).info
   model = assemble.model(config, info.num_classes)
-  return TrainedNetwork(config, info, model, trained_variables(config, workdir, model), choice)
+  variables = resting_variables(config, workdir, model)
+  return TrainedNetwork(config, info, model, variables, choice, assemble.crf(config))

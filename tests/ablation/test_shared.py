@@ -62,6 +62,7 @@ def test_what_two_rows_have_in_common(config, tmp_path, first, second, stages):
     ("early_exit", "threshold", 0.3, True),
     ("views", "mirror", True, True),
     ("tiles", "size", 64, True),
+    ("crf", "iterations", 5, True),
     ("choose", "calibration", "isotonic", True),
   ],
 )

@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 
 from errseg_jax.models import layers
+from errseg_jax.sharding import make_mesh, replicate, shard_batch
 
 
 def image(*shape, seed=0):
@@ -126,6 +127,69 @@ def test_grouped_batch_norm_is_that_of_separate_batches(group_size):
   for name in ("mean", "var"):
     want = np.mean([p[1]["batch_stats"][name] for p in parts], 0)
     np.testing.assert_allclose(stats["batch_stats"][name], want, rtol=1e-5)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def trained_norm(variables, x, group_size):
+  """((output, new statistics), gradients in x, scale and bias) of a function of the output."""
+  norm = layers.BatchNorm(group_size=group_size, dtype="float64")
+
+  def run(params, x):
+    out, stats = norm.apply({**variables, "params": params}, x, True, mutable=["batch_stats"])
+    weights = jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(
+      out.shape
+    )  # every output counts otherwise
+    return (weights * jnp.sin(3 * out)).sum(), (out, stats["batch_stats"])
+
+  return jax.grad(run, (0, 1), has_aux=True)(variables["params"], x)
+
+
+def one_device(variables, x, slope, momentum=0.9, epsilon=1e-5):
+  """Algorithm 1 of P3 on one group: output, gradients in x, scale and bias, new running mean and variance."""
+  gamma, beta = variables["params"]["scale"], variables["params"]["bias"]
+  count, axes = x[..., 0].size, (0, 1, 2)
+  mean = x.mean(axes)
+  var = np.square(x - mean).mean(axes)
+  normal = (x - mean) / np.sqrt(var + epsilon)
+  out = gamma * normal + beta
+  g = slope(out)
+  d_gamma, d_beta = (g * normal).sum(axes), g.sum(axes)
+  d_x = gamma / np.sqrt(var + epsilon) * (g - d_beta / count - normal * d_gamma / count)
+  old = variables["batch_stats"]
+  stats = [momentum * old[k] + (1 - momentum) * v for k, v in (("mean", mean), ("var", var))]
+  return out, d_x, d_gamma, d_beta, *stats
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize("group_size", [0, 1, 2, 4, 8])
+def test_groups_are_as_one_device_would_compute_them(group_size, devices):
+  """Forward and backward pass, whatever the devices hold: groups larger and smaller than their share of the batch."""
+  with jax.enable_x64(True):
+    rng = np.random.default_rng(0)
+    x = 3 * rng.normal(size=(8, 3, 4, 2)) + np.arange(8.0).reshape(8, 1, 1, 1)
+    draw = rng.uniform(0.5, 2, (4, 2))
+    variables = {
+      "params": {"scale": draw[0], "bias": draw[1]},
+      "batch_stats": {"mean": draw[2], "var": draw[3]},
+    }
+    mesh = make_mesh(devices)
+    sharded = shard_batch({"x": x}, mesh)["x"]
+    assert len(sharded.sharding.device_set) == devices
+    (slopes, d_x), (out, stats) = trained_norm(replicate(variables, mesh), sharded, group_size)
+    weights = np.cos(np.arange(x.size)).reshape(x.shape)
+    groups = 8 // (group_size or 8)
+    parts = [
+      one_device(variables, part, lambda out, w=w: 3 * w * np.cos(3 * out))
+      for part, w in zip(np.split(x, groups), np.split(weights, groups), strict=True)
+    ]
+    want = list(zip(*parts, strict=True))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
+    close(out, np.concatenate(want[0]))
+    close(d_x, np.concatenate(want[1]))
+    close(slopes["scale"], np.sum(want[2], 0))
+    close(slopes["bias"], np.sum(want[3], 0))
+    close(stats["mean"], np.mean(want[4], 0))
+    close(stats["var"], np.mean(want[5], 0))
 
 
 def test_batch_norm_normalises_in_training_and_uses_running_statistics_at_rest():

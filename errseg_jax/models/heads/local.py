@@ -1,4 +1,4 @@
-"""The local branch of a guided network (P3; Shen and Zeng 2018): LargeFOV's classifier as convolutions of any backbone."""
+"""The local branch of a guided network (P3): LargeFOV's fc6 and fc7 as convolutions of any backbone's map."""
 
 from __future__ import annotations
 
