@@ -63,19 +63,19 @@ class TrainedNetwork:
   crf: GuidanceCRF | None = None
 
   def _told(
-    self, outputs: Outputs, choice: dict[str, jax.Array], image: jax.Array | None = None
+    self, variables: Any, outputs: Outputs, choice: dict[str, jax.Array], image: jax.Array | None = None
   ) -> Prediction:
     """With the CRF where the whole image is given."""
     outputs = rebalanced(outputs, self.model.detail_weights, choice)
     scores = fused_probabilities(outputs, self.choice.fusion, choice)
     if self.crf is not None and image is not None:
-      scores, _ = smoothed(self.crf, self.variables.get("tuned", {}), image, scores, outputs)
+      scores, _ = smoothed(self.crf, variables.get("tuned", {}), image, scores, outputs)
     return to_prediction(outputs, scores, choice)
 
   @functools.cached_property
   def _forward(self):
     def forward(variables, image, choice):
-      return self._told(infer(self.model, variables, image), choice, image)
+      return self._told(variables, infer(self.model, variables, image), choice, image)
 
     return jax.jit(forward)
 
@@ -93,7 +93,7 @@ class TrainedNetwork:
 
     def add(sums, variables, rows, weights, done, choice):
       sums = added(sums, band(function(variables), rows, tiles), 0, weights, axis=1)
-      return self._told(sums, choice), jax.tree.map(functools.partial(moved_up, rows=done), sums)
+      return self._told(variables, sums, choice), jax.tree.map(functools.partial(moved_up, rows=done), sums)
 
     return jax.jit(start), jax.jit(add, donate_argnums=0)
 
