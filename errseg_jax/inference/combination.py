@@ -102,8 +102,9 @@ def make_picker(model: ErrorAware, pixels: int) -> Callable[[Any, Batch, Any], t
   def pick(variables, batch: Batch, seed):
     labels = batch.label.reshape(len(batch.label), -1)
     draw = jax.random.uniform(jax.random.fold_in(jax.random.key(0), seed), labels.shape)
-    rank, places = jax.lax.top_k(jnp.where(labels == IGNORE, -1.0, draw), min(pixels, labels.shape[1]))
-    label = jnp.where(rank < 0, IGNORE, jnp.take_along_axis(labels, places, 1)).astype(jnp.uint8)
+    draw = jnp.where(labels == IGNORE, -1.0, draw)  # these come last
+    places = jax.lax.top_k(draw, min(pixels, labels.shape[1]))[1]
+    label = jnp.take_along_axis(labels, places, 1)
     missing = ((0, 0), (0, pixels - label.shape[1]))
 
     def scores(view):

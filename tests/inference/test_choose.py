@@ -29,6 +29,8 @@ class Fake:
   quality: float = struct.field(pytree_node=False, default=1.0)
   detail_weights: tuple = struct.field(pytree_node=False, default=())
   early_exit: None = struct.field(pytree_node=False, default=None)
+  views: None = struct.field(pytree_node=False, default=None)
+  tiles: None = struct.field(pytree_node=False, default=None)
 
   def apply(self, variables, image, wanted=("error", "detail"), **kwargs):
     label = image[..., 0].astype(jnp.int32)

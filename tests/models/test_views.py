@@ -12,6 +12,7 @@ from errseg_jax.config import cascade
 from errseg_jax.errors import UserError
 from errseg_jax.models.error_aware import infer
 from errseg_jax.models.layers import resize
+from errseg_jax.models.tiles import Tiles
 from errseg_jax.models.views import Padding, Views, combined, look
 from errseg_jax.structs import Outputs
 
@@ -176,7 +177,7 @@ def test_learned_weights_lie_beside_the_parameters_and_flax_leaves_them_alone(ne
   np.testing.assert_allclose(got.semantic, plain.semantic, atol=1e-4)
 
 
-def test_early_exit_and_views_work_together(tiny_config):
+def test_early_exit_views_and_tiles_work_together(tiny_config):
   config = assemble.with_defaults(cascade(tiny_config(), 16))
   config.views.mirror, config.early_exit.threshold = True, 0.3
   model = assemble.model(config, 3)
@@ -185,6 +186,10 @@ def test_early_exit_and_views_work_together(tiny_config):
   once = jax.jit(lambda v, x: infer(model.clone(views=None), v, x))
   a, b = once(variables, IMAGE), once(variables, IMAGE[:, :, ::-1])
   close(got, jax.tree.map(lambda y, z: (y + z[:, :, ::-1]) / 2, a, b), atol=1e-4)
+  wide = np.concatenate([IMAGE, IMAGE[::-1]], 2)
+  tiles = jax.jit(lambda v, x: infer(model.clone(tiles=Tiles(16, 48, 0)), v, x))(variables, wide)
+  close(jax.tree.map(lambda z: z[:, :, :48], tiles), got, atol=1e-4)
+  close(jax.tree.map(lambda z: z[::-1, :, 48:], tiles), got, atol=1e-4)
 
 
 @pytest.mark.parametrize(
