@@ -71,8 +71,8 @@ class Tuner:
     for name in ("mean", "learned"):
       model = self.model.clone(views=dataclasses.replace(self.model.views, combine=name))
       variables = {**self.variables, "tuned": {"combination": jnp.asarray(weights)}}
-      counter = make_counter(model, self.wanted, self.choice.fusion, {})
-      scores |= {f"views {name}": v for v in self.miou(counter, variables, f"views {name}").values()}
+      counter = make_counter(model, self.wanted, self.choice.fusion)
+      scores[f"views {name}"] = mean_iou(self.count(counter, variables, f"views {name}")["fused"])
     rows = tuple(tuple(float(w) for w in row) for row in weights)
     return dataclasses.replace(found, views=views, combination=rows, candidates=found.candidates | scores)
 
@@ -88,11 +88,11 @@ class Tuner:
     lambdas = LAMBDAS if crf.lam is None else (crf.lam,)
     if self.model.guidance is None:  # without classes of the image all are alike
       lambdas = lambdas[:1]
-    candidates: dict[str, GuidanceCRF | None] = {"without CRF": None}
-    candidates |= {f"lambda={lam:g}": dataclasses.replace(crf, lam=lam) for lam in lambdas}
-    counter = make_counter(self.model, self.wanted, self.choice.fusion, candidates)
-    scores = self.miou(counter, {**self.variables, "tuned": tuned}, "CRF")
+    counter = make_counter(self.model, self.wanted, self.choice.fusion, crf, lambdas)
+    counts = self.count(counter, {**self.variables, "tuned": tuned}, "CRF")
+    scores = {f"lambda={lam:g}": mean_iou(c) for lam, c in zip(lambdas, counts["crf"], strict=True)}
     best = max(lambdas, key=lambda lam: scores[f"lambda={lam:g}"])
+    scores = {"without CRF": mean_iou(counts["fused"]), **scores}
     return dataclasses.replace(
       found, lam=float(best), compatibility=matrix, candidates=found.candidates | scores
     )
@@ -117,11 +117,10 @@ class Tuner:
           done += len(names)
           show(done)
 
-  def miou(self, counter: Callable, variables: Any, title: str) -> dict[str, float]:
-    """mIoU of each confusion matrix that a counter adds up, percent."""
+  def count(self, counter: Callable, variables: Any, title: str) -> dict[str, np.ndarray]:
+    """What a counter adds up over the images."""
     with self.progress(title, len(self.source)) as show:
-      counts = self.evaluator.run(counter, variables, self.source, self.choice, progress=show).counts
-    return {name: mean_iou(value) for name, value in counts.items()}
+      return self.evaluator.run(counter, variables, self.source, self.choice, progress=show).counts
 
 
 def mean_iou(confusion: np.ndarray) -> float:
@@ -131,24 +130,34 @@ def mean_iou(confusion: np.ndarray) -> float:
 
 
 def make_counter(
-  model: ErrorAware, wanted: Sequence[str], fusion: str, crfs: dict[str, GuidanceCRF | None]
+  model: ErrorAware,
+  wanted: Sequence[str],
+  fusion: str,
+  crf: GuidanceCRF | None = None,
+  lambdas: Sequence[float] = (),
 ) -> Callable[[Any, Batch, dict], dict[str, jax.Array]]:
-  """A jitted (variables, batch, choice arrays) -> confusion of the labels handed out after each CRF, by its name.
+  """A jitted (variables, batch, choice arrays) -> confusion of the labels handed out.
 
-  Without CRFs, of those that the network hands out itself, under "fused".
+  Returns "fused" [C, C] without a CRF, and with one "crf" [L, C, C], of each of L lambdas.
   """
 
   @jax.jit
   def count(variables, batch: Batch, choice):
     outputs = rebalanced(infer(model, variables, batch.image, wanted), model.detail_weights, choice)
     probabilities = fused_probabilities(outputs, fusion, choice)
-    out = {}
-    for name, crf in (crfs or {"fused": None}).items():
-      scores = probabilities
-      if crf is not None:
-        tuned = {k: v for k, v in variables["tuned"].items() if k == "compatibility"}
-        scores, _ = smoothed(crf, tuned, batch.image, probabilities, outputs)
-      out[name] = confusion_matrix(batch.label, scores.argmax(-1), scores.shape[-1])
-    return out
+
+    def confusion(scores):
+      return confusion_matrix(batch.label, scores.argmax(-1), scores.shape[-1])
+
+    out = {"fused": confusion(probabilities)}
+    if crf is None:
+      return out
+    settings = crf
+
+    def after(lam):
+      own = dataclasses.replace(settings, lam=lam)
+      return confusion(smoothed(own, variables["tuned"], batch.image, probabilities, outputs)[0])
+
+    return out | {"crf": jax.lax.map(after, jnp.array(lambdas, jnp.float32))}
 
   return count

@@ -1,0 +1,142 @@
+"""Tuning on unseen images: what it writes, who reads it, and what is refused."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from errseg_jax.assemble import with_defaults
+from errseg_jax.cli import main
+from errseg_jax.errors import UserError
+from errseg_jax.evaluate import evaluate
+from errseg_jax.inference.tuned import Tuned, tuned_arrays
+from errseg_jax.train.restore import load, resting_variables
+from errseg_jax.train.trainer import Trainer
+from errseg_jax.train.workdir import load_config
+from errseg_jax.tune import tune
+
+VIEWS = {"scales": (1.0, 0.75), "mirror": True, "combine": "learned"}
+
+
+@pytest.fixture(scope="module")
+def guided(tiny_config, tmp_path_factory):
+  """A guided network with branches, tuned: learned views, CRF with learned compatibility."""
+  order = ("semantic", "guided", "detail", "error")
+  config = tiny_config(order=order, error_branch__prior="detail", stages__semantic__steps=20)
+  workdir = tmp_path_factory.mktemp("tune") / "run"
+  Trainer(with_defaults(config), workdir).run()
+  tune(asked(workdir), workdir)
+  return workdir
+
+
+def asked(workdir, views=VIEWS, **crf):
+  config = load_config(workdir)
+  config.views.update(views)
+  config.crf.update({"iterations": 2, "radius": 3, "compatibility": "learned", **crf})
+  return config
+
+
+def test_the_file_says_what_was_compared_and_what_won(guided):
+  found = Tuned.load(guided)
+  names = ["views mean", "views learned", "without CRF", *(f"lambda={x:g}" for x in (0, 0.5, 1, 2, 3, 4, 6))]
+  assert list(found.candidates) == names
+  assert found.candidates[f"lambda={found.lam:g}"] == max(
+    v for k, v in found.candidates.items() if k[:6] == "lambda"
+  )
+  assert np.shape(found.combination) == (4, 3)
+  assert np.shape(found.compatibility) == (3, 3)
+  assert np.abs(np.array(found.combination) - 0.25).max() > 1e-3
+  assert found.on.startswith("4 images")
+
+
+def test_evaluate_and_predict_use_it(guided):
+  config = asked(guided)
+  results = evaluate(config, guided, "val")
+  assert results["crf"]["settings"]["lam"] == Tuned.load(guided).lam
+  assert len(results["crf"]["changed"]) == 2
+  assert results["views"]["combine"] == "learned"
+  network = load(guided, config)
+  image = np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8)
+  smooth = network.predict(image)
+  plain = load(guided, asked(guided, iterations=0)).predict(image)
+  assert (np.asarray(smooth.labels) != np.asarray(plain.labels)).any()
+  np.testing.assert_array_equal(smooth.error_probability, plain.error_probability)
+  np.testing.assert_array_equal(smooth.semantic_labels, plain.semantic_labels)
+
+
+def test_the_network_is_as_before_without_the_flags(guided):
+  config = load_config(guided)
+  results = evaluate(config, guided, "val")
+  assert "crf" not in results
+  assert "tuned" not in resting_variables(config, guided, load(guided).model)
+
+
+@pytest.mark.parametrize(
+  ("change", "match"),
+  [
+    (lambda c: c.views.update(scales=(1.0, 0.5)), "no weights of config.views"),
+    (lambda c: c.views.update(mirror=False), "no weights of config.views"),
+  ],
+)
+def test_weights_of_other_views_are_refused(change, match, guided):
+  config = asked(guided)
+  change(config)
+  with pytest.raises(UserError, match=match):
+    tuned_arrays(config, guided)
+
+
+def test_a_given_lambda_needs_no_tuning(guided, tmp_path):
+  config = asked(guided, {"combine": "mean"}, lam=2.0, compatibility="guidance")
+  assert tuned_arrays(config, tmp_path) == {}
+  config.crf.lam = None
+  with pytest.raises(UserError, match="is missing: run `errseg tune`"):
+    tuned_arrays(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+  "text",
+  ["", "[]", '{"schema": 2}', '{"schema": 1, "on": "", "combination": [[1], [1, 2]], "compatibility": []}'],
+)
+def test_a_damaged_file_is_one_line(text, tmp_path):
+  (tmp_path / "tuned.json").write_text(text)
+  with pytest.raises(UserError, match="damaged"):
+    Tuned.load(tmp_path)
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path):
+  found = Tuned(
+    "4 images", {"combine": "learned"}, ((1.0, 0.5),), 2.0, ((0.0, 1.0), (1.0, 0.0)), {"lambda=2": 50.0}
+  )
+  found.save(tmp_path)
+  assert Tuned.load(tmp_path) == found
+  assert json.loads((tmp_path / "tuned.json").read_text())["schema"] == 1
+
+
+def test_nothing_to_tune_is_said(trained, capsys):
+  assert main(["tune", f"--workdir={trained}"]) == 2
+  assert "nothing to tune" in capsys.readouterr().err
+
+
+def test_tuning_on_what_is_reported_is_refused(trained, capsys):
+  words = ["tune", f"--workdir={trained}", "--config.crf.iterations=2", "--config.splits.choose=val"]
+  assert main(words) == 2
+  assert "reported" in capsys.readouterr().err
+
+
+def test_tiles_and_crf_exclude_each_other(trained, capsys):
+  words = [
+    f"--workdir={trained}",
+    "--config.crf.iterations=2",
+    "--config.crf.lam=1.0",
+    "--config.tiles.size=64",
+  ]
+  assert main(["evaluate", *words]) == 2
+  assert "crf.iterations or tiles.size" in capsys.readouterr().err
+
+
+def test_arrays_are_float32(guided):
+  arrays = tuned_arrays(asked(guided), guided)
+  assert {k: v.dtype for k, v in arrays.items()} == dict.fromkeys(
+    ("combination", "lam", "compatibility"), jnp.float32
+  )
