@@ -214,7 +214,7 @@ FLAG_HELP = {
   "--what": "size: parameters and multiply-adds of each part, the default; model: those and the time of each branch; "
   "early_exit: of the trained cascade in --workdir, time against mIoU as the threshold of its early exit moves",
   "--size": "HEIGHTxWIDTH of the image in pixels; by default 513x513",
-  "--rows": "names of rows, or a family (correction, confusion), with commas between; by default correction",
+  "--rows": "names of rows, or a family (correction, confusion, bn_groups), with commas between; by default correction",
   "--seeds": "how many, from the config's seed on; by default 3",
   "--json": "print one JSON object in place of a table",
 }
