@@ -1,5 +1,7 @@
 """Rows of groups of batch normalisation: what they train, and their table."""
 
+import json
+
 import pytest
 
 from errseg_jax.ablation import run, tables
@@ -69,3 +71,15 @@ def test_the_table_pairs_seeds():
   del rows[WHOLE]["seeds"]["1"]
   assert tables.bn_groups(rows).rows[0] == ("2", "52.00 ± 2.83", "-", "2")
   assert tables.bn_groups({}).markdown() == ""
+
+
+@pytest.mark.slow
+def test_groups_are_trained_and_told(config, tmp_path):
+  assert run.ablate(config, tmp_path, ["bn_group_2", WHOLE], 1) == {}
+  rows = json.loads((tmp_path / "ablation.json").read_text())["rows"]
+  whole, base = rows[WHOLE]["seeds"]["0"], rows["base"]["seeds"]["0"]
+  assert whole["mIoU"] == base["mIoU"]  # the config's own
+  gain = rows["bn_group_2"]["seeds"]["0"]["mIoU"] - whole["mIoU"]
+  page = (tmp_path / "ablation.md").read_text()
+  assert "## Groups of batch normalisation" in page
+  assert f"| {gain:+.2f} |" in page
