@@ -1,7 +1,7 @@
 # make demo: set everything up, run the whole method on generated scenes, write runs/demo/report.html.
 # make test: set everything up and run the tests.
 # make slow: the tests that `make test` leaves out, whole commands on more networks.
-# make parity: compare with the real PyTorch networks, in an environment of its own.
+# make parity: compare with the real PyTorch networks and with OpenCV, in an environment of its own.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,13 +29,14 @@ test: setup
 slow: setup
 	$(BIN)/python -m pytest -n 2 -m slow
 
-# torchvision and its like would ask for a torch of their own: they come without what they depend on.
+# torchvision and its like would ask for a torch of their own: they come without what they depend on. opencv-contrib
+# is opencv with more in it: it is laid over the other.
 $(PARITY)/.ready: pyproject.toml constraints.txt constraints-parity.txt
 	$(PYTHON) -m venv $(PARITY)
 	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-parity.txt \
 	  -e ".[dev,keras]" torch huggingface-hub safetensors pyyaml tqdm
 	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-parity.txt --no-deps \
-	  torchvision timm segmentation-models-pytorch
+	  torchvision timm segmentation-models-pytorch opencv-contrib-python-headless
 	touch $@
 
 parity: $(PARITY)/.ready

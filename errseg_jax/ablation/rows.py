@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from errseg_jax.ablation.alternatives import ALTERNATIVES, branch_steps, on_base
+from errseg_jax.ablation.bn_group_rows import BN_GROUPS
 from errseg_jax.ablation.cascade_rows import CASCADE
 from errseg_jax.ablation.confusion_rows import CONFUSION
 from errseg_jax.ablation.guidance_rows import GUIDANCE
@@ -148,14 +149,20 @@ ROWS: dict[str, Row] = {
   **{name: Row(_described(function), function, anew=True) for name, function in CASCADE.items()},
   **{name: Row(what, function, family="confusion") for name, (what, function) in CONFUSION.items()},
   **{name: Row(what, function, family="guidance") for name, (what, function) in GUIDANCE.items()},
+  **{
+    name: Row(what, function, anew=True, family="bn_groups") for name, (what, function) in BN_GROUPS.items()
+  },
 }
 SHARED = {
   "correction": (BASE, CONTROL, "default"),
   "confusion": (BASE, CONTROL, "default"),
   "guidance": (BASE, CONTROL),
+  "bn_groups": (BASE,),
 }
+"""Rows of a family beside its own."""
 FAMILIES: dict[str, tuple[str, ...]] = {
   family: tuple(name for name, row in ROWS.items() if row.family == family or name in shared)
   for family, shared in SHARED.items()
 }
-"""What `--rows` may ask for at once: error prediction and correction (P0), confused classes (P1), guidance (P3)."""
+"""What `--rows` may ask for at once: error prediction and correction (P0), confused classes (P1), guidance and groups of
+batch normalisation (P3)."""

@@ -96,7 +96,8 @@ def chosen(names: Sequence[str], config: ConfigDict) -> list[str]:
     )
   for name in names:
     assemble.known(name, {**FAMILIES, **ROWS}, "--rows")
-    if name in ROWS and ROWS[name].anew and given:
+    own = [row for row in FAMILIES.get(name, (name,)) if row != BASE]
+    if given and own and all(ROWS[row].anew for row in own):
       raise UserError(
         f"--rows={name} trains a semantic network from the start, and config.segmenter.init gives one; leave it out"
       )

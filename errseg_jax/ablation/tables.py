@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from errseg_jax.ablation.bn_group_rows import SIZES, WHOLE
 from errseg_jax.ablation.guidance_rows import GUIDANCE
 from errseg_jax.ablation.rows import BASE, FAMILIES
 from errseg_jax.ablation.summary import ERROR_SCORES, deviation, mean
@@ -62,6 +63,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
     comparison(rows),
     confused_classes(rows),
     guidance(rows),
+    bn_groups(rows),
     errors(rows),
     sweep(rows),
     retrained(rows),
@@ -154,6 +156,22 @@ def guidance(rows: Mapping[str, Any]) -> Table:
   )
   heads = ("mIoU", "aAcc", "to base", "to base_longer", "mIoU with the true classes", "mAP", "mF1")
   return Table("Guidance (P3, Tables 1 to 3)", text, ("row", *heads), tuple(out))
+
+
+def bn_groups(rows: Mapping[str, Any]) -> Table:
+  """P3, the number of images that batch normalisation takes its statistics over."""
+  whole = rows.get(WHOLE, {"seeds": {}})["seeds"]
+  out = []
+  for name, size in SIZES.items():
+    runs = rows.get(name, {"seeds": {}})["seeds"]
+    gains = [run["mIoU"] - whole[seed]["mIoU"] for seed, run in runs.items() if seed in whole]
+    gain = spread(gains, True) if name != WHOLE and len(gains) == len(runs) else NONE
+    if runs:
+      scores = spread([run["mIoU"] for run in runs.values()])
+      out.append((str(size or "all"), scores, gain, str(len(runs))))
+  text = "The semantic network trained anew with statistics over g images of each batch; paired differences."
+  heads = ("g", "mIoU", "to the whole batch", "seeds")
+  return Table("Groups of batch normalisation (P3)", text, heads, tuple(out))
 
 
 def budget_note(name: str, row: Mapping[str, Any]) -> str:
