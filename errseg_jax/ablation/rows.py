@@ -164,5 +164,5 @@ FAMILIES: dict[str, tuple[str, ...]] = {
   family: tuple(name for name, row in ROWS.items() if row.family == family or name in shared)
   for family, shared in SHARED.items()
 }
-"""What `--rows` may ask for at once: error prediction and correction (P0), confused classes (P1), guidance and groups of
-batch normalisation (P3)."""
+"""What `--rows` may ask for at once: error prediction and correction (P0), confused classes (P1), guidance and groups
+of batch normalisation (P3)."""
