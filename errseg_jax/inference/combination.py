@@ -90,7 +90,7 @@ def fingerprint(variables: Any) -> int:
 
 
 def make_picker(model: ErrorAware, pixels: int) -> Callable[[Any, Batch, Any], tuple[jax.Array, jax.Array]]:
-  """A jitted (variables, batch, seed) -> (float16 [K, B * pixels, C], uint8 [B * pixels]).
+  """A jitted (variables, batch, seed) -> (float16 [K, B n, C], uint8 [B n]); n: `pixels`, or all of a smaller image.
 
   The views run one after another, and of each only the picked pixels are kept.
   """
@@ -105,7 +105,6 @@ def make_picker(model: ErrorAware, pixels: int) -> Callable[[Any, Batch, Any], t
     draw = jnp.where(labels == IGNORE, -1.0, draw)  # these come last
     places = jax.lax.top_k(draw, min(pixels, labels.shape[1]))[1]
     label = jnp.take_along_axis(labels, places, 1)
-    missing = ((0, 0), (0, pixels - label.shape[1]))
 
     def scores(view):
       see = functools.partial(infer, once, variables, wanted=())
@@ -113,10 +112,9 @@ def make_picker(model: ErrorAware, pixels: int) -> Callable[[Any, Batch, Any], t
       z = seen(batch.image) if tiles is None else tiled(seen, batch.image, tiles)
       z = z.reshape(*labels.shape, -1)
       z = jnp.take_along_axis(z, places[..., None], 1)
-      z = jnp.pad(jnp.clip(z, -LARGEST, LARGEST), (*missing, (0, 0)))
+      z = jnp.clip(z, -LARGEST, LARGEST)
       return z.reshape(-1, z.shape[-1]).astype(jnp.float16)
 
-    label = jnp.pad(label, missing, constant_values=IGNORE)
     return jnp.stack([scores(view) for view in views.each]), label.reshape(-1)
 
   return pick

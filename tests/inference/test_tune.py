@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from errseg_jax import assemble
 from errseg_jax.assemble import with_defaults
 from errseg_jax.cli import main
 from errseg_jax.errors import UserError
@@ -21,9 +22,8 @@ VIEWS = {"scales": (1.0,), "mirror": True, "combine": "learned"}
 
 @pytest.fixture(scope="module")
 def guided(tiny_config, tmp_path_factory):
-  """A guided network with branches, tuned: learned views, CRF with learned compatibility."""
-  order = ("semantic", "guided", "detail", "error")
-  config = tiny_config(order=order, error_branch__prior="detail", stages__semantic__steps=20)
+  """A guided network, tuned: learned views, CRF with learned compatibility."""
+  config = tiny_config(order=("semantic", "guided"), stages__semantic__steps=20)
   workdir = tmp_path_factory.mktemp("tune") / "run"
   Trainer(with_defaults(config), workdir).run()
   tune(asked(workdir), workdir)
@@ -50,16 +50,17 @@ def test_the_file_says_what_was_compared_and_what_won(guided):
   assert found.on.startswith("4 images")
 
 
-def test_evaluate_and_predict_use_it(guided):
-  config = asked(guided)
-  results = evaluate(config, guided, "val")
+def test_evaluate_uses_it(guided):
+  results = evaluate(asked(guided), guided, "val")
   assert results["crf"]["settings"]["lam"] == Tuned.load(guided).lam
   assert len(results["crf"]["changed"]) == 2
   assert results["views"]["combine"] == "learned"
-  network = load(guided, config)
+
+
+def test_predict_hands_out_smoothed_labels_and_the_same_error_map(trained):
   image = np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8)
-  smooth = network.predict(image)
-  plain = load(guided, asked(guided, iterations=0)).predict(image)
+  plain = load(trained).predict(image)
+  smooth = load(trained, asked(trained, {}, lam=1.0, compatibility="guidance")).predict(image)
   assert (np.asarray(smooth.labels) != np.asarray(plain.labels)).any()
   np.testing.assert_array_equal(smooth.error_probability, plain.error_probability)
   np.testing.assert_array_equal(smooth.semantic_labels, plain.semantic_labels)
@@ -69,7 +70,7 @@ def test_the_network_is_as_before_without_the_flags(guided):
   config = load_config(guided)
   results = evaluate(config, guided, "val")
   assert "crf" not in results
-  assert "tuned" not in resting_variables(config, guided, load(guided).model)
+  assert "tuned" not in resting_variables(config, guided, assemble.model(config, 3))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_tiles_and_crf_exclude_each_other(trained, capsys):
     f"--workdir={trained}",
     "--config.crf.iterations=2",
     "--config.crf.lam=1.0",
-    "--config.tiles.size=64",
+    "--config.tiles.size=96",
   ]
   assert main(["evaluate", *words]) == 2
   assert "crf.iterations or tiles.size" in capsys.readouterr().err
