@@ -1,6 +1,6 @@
 """An image seen several times, at several scales and mirrored; what a network says of each view is combined.
 
-P3 (Shen et al. 2017), section 3.3: scales 1.2, 1.0 and 0.8 with their mirror images, score maps and global scores
+P3 (Shen and Zeng 2018), section 3.3: scales 1.2, 1.0 and 0.8 with their mirror images, score maps and global scores
 combined.
 """
 
