@@ -97,7 +97,7 @@ def confusion(args: argparse.Namespace) -> int:
 
 
 def tune(args: argparse.Namespace) -> int:
-  """Fit weights of views and choose the CRF's lambda on unseen images, for evaluate and predict with the same flags."""
+  """Fit weights of views and choose settings of the CRF, on unseen images; evaluate and predict then use them."""
   config = workdir_config(args)
   prepare(config)
   from errseg_jax.tune import tune as run

@@ -112,8 +112,8 @@ def evaluate(
   if crf is not None:
     changed = 100 * totals.counts["crf/changed"] / totals.counts["crf/images"]
     results["crf"] |= {"settings": config.crf.to_dict(), "changed": changed.tolist()}
-    if "lam" in (tuned := variables.get("tuned", {})):
-      results["crf"]["settings"]["lam"] = float(tuned["lam"])
+    for name in {"alpha", "lam"} & variables.get("tuned", {}).keys():
+      results["crf"]["settings"][name] = float(variables["tuned"][name])
   for name in ("early_exit", "views", "tiles"):
     if getattr(model, name) is not None:
       results[name] = config[name].to_dict()

@@ -13,7 +13,7 @@ from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.evaluator import make_evaluator
 from errseg_jax.inference.tune import Tuner
-from errseg_jax.inference.tuned import Tuned, wants_tuning
+from errseg_jax.inference.tuned import Tuned, asked
 from errseg_jax.progress import progress_bar
 from errseg_jax.sharding import make_mesh, replicate
 from errseg_jax.train.restore import trained_variables
@@ -33,7 +33,7 @@ def tune(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
   Raises:
     UserError: nothing to tune, no unseen images, or a workdir that is not finished.
   """
-  if not wants_tuning(config):
+  if not asked(config):
     raise UserError(
       "nothing to tune: ask for --config.views.combine=learned with several views, or for a CRF by "
       "--config.crf.iterations=5"

@@ -19,7 +19,7 @@ from errseg_jax.ablation.write import write
 from errseg_jax.errors import UserError
 from errseg_jax.evaluate import check_scores, evaluate
 from errseg_jax.inference.extra_scores import SCORES
-from errseg_jax.inference.tuned import wants_tuning
+from errseg_jax.inference.tuned import asked
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.pixel_losses import InverseFrequency
 from errseg_jax.train.given import abstract_variables
@@ -178,7 +178,7 @@ def run_row(config: ConfigDict, folder: pathlib.Path, further: bool = False) -> 
   trainer.run()
   signal.signal(signal.SIGTERM, signal.SIG_DFL)  # scoring has no state to save
   scores = further_scores(trainer.model) if further else ()
-  if wants_tuning(trainer.config):
+  if asked(trainer.config):
     tune(trainer.config, folder)
   evaluate(trainer.config, folder, config.splits.val, scores, oracle=True)
   del trainer

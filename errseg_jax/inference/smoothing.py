@@ -24,7 +24,7 @@ def smoothed(
   """Class scores after the CRF, with the classes of the image where the network has guidance.
 
   Args:
-    crf: its settings; a lambda that is None is that of `tuned`.
+    crf: its settings; an alpha or lambda that is None is that of `tuned`.
     tuned: of `inference.tuned.tuned_arrays`.
     image: uint8 [B, H, W, 3].
     probabilities: P_f [B, H, W, C], of `fused_probabilities`.
@@ -33,6 +33,7 @@ def smoothed(
   Returns:
     (scores float32 [B, H, W, C] in log space; share of the labels that each iteration changed, [iterations]).
   """
-  if crf.lam is None:
-    crf = dataclasses.replace(crf, lam=tuned["lam"])
+  crf = dataclasses.replace(
+    crf, **{k: tuned[k] for k in ("alpha", "lam") if getattr(crf, k) is None and k in tuned}
+  )
   return mean_field(crf, image, log_scores(probabilities), outputs.presence, tuned.get("compatibility"))

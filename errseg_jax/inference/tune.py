@@ -25,7 +25,8 @@ from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.structs import Batch
 
 PASSES = 5  # over the images, to learn the compatibility
-LAMBDAS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)  # P3: 0..6
+ALPHAS = (0.5, 1.0, 3.0, 10.0)
+LAMBDAS = (0.0, 1.0, 2.0, 4.0, 6.0)  # P3: 0..6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,25 +78,28 @@ class Tuner:
     return dataclasses.replace(found, views=views, combination=rows, candidates=found.candidates | scores)
 
   def with_crf(self, found: Tuned, crf: GuidanceCRF) -> Tuned:
-    """The lambda, of those asked for, with the best mIoU; the learned compatibility, where that is asked for."""
+    """Alpha and lambda, of those asked for, with the best mIoU; the learned compatibility, where that is asked for.
+
+    Where no candidate is better than no CRF, and alpha is to be chosen, it is 0: the CRF changes nothing.
+    """
     tuned = {"combination": jnp.array(found.combination, jnp.float32)} if found.combination else {}
     matrix: tuple[tuple[float, ...], ...] = ()
     if crf.compatibility == "learned":
-      start = dataclasses.replace(crf, lam=1.0 if crf.lam is None else crf.lam)
+      start = dataclasses.replace(crf, alpha=_given(crf.alpha, 1.0), lam=_given(crf.lam, 1.0))
       learned, _ = fit_compatibility(start, self.examples(tuned))
       matrix = tuple(tuple(float(w) for w in row) for row in learned)
       tuned |= {"compatibility": jnp.array(matrix, jnp.float32)}
-    lambdas = LAMBDAS if crf.lam is None else (crf.lam,)
-    if self.model.guidance is None:  # without classes of the image all are alike
-      lambdas = lambdas[:1]
-    counter = make_counter(self.model, self.wanted, self.choice.fusion, crf, lambdas)
+    pairs = candidates(crf, self.model.guidance is not None)
+    counter = make_counter(self.model, self.wanted, self.choice.fusion, crf, pairs)
     counts = self.count(counter, {**self.variables, "tuned": tuned}, "CRF")
-    scores = {f"lambda={lam:g}": mean_iou(c) for lam, c in zip(lambdas, counts["crf"], strict=True)}
-    best = max(lambdas, key=lambda lam: scores[f"lambda={lam:g}"])
-    scores = {"without CRF": mean_iou(counts["fused"]), **scores}
-    return dataclasses.replace(
-      found, lam=float(best), compatibility=matrix, candidates=found.candidates | scores
-    )
+    scores = {pair: mean_iou(c) for pair, c in zip(pairs, counts["crf"], strict=True)}
+    best, without = max(pairs, key=lambda pair: scores[pair]), mean_iou(counts["fused"])
+    alpha, lam = best
+    if crf.alpha is None and scores[best] <= without:
+      alpha = 0.0
+    named = {f"alpha={a:g} lambda={x:g}": score for (a, x), score in scores.items()}
+    told = found.candidates | {"without CRF": without} | named
+    return dataclasses.replace(found, alpha=alpha, lam=lam, compatibility=matrix, candidates=told)
 
   def examples(self, tuned: dict[str, Any]) -> Iterator[Candidates]:
     """What the network hands out without CRF, of every batch, PASSES times."""
@@ -123,6 +127,24 @@ class Tuner:
       return self.evaluator.run(counter, variables, self.source, self.choice, progress=show).counts
 
 
+def candidates(crf: GuidanceCRF, guided: bool) -> list[tuple[float, float]]:
+  """(alpha, lambda) of each CRF that is compared: those that are given, or the grid.
+
+  A learned matrix has its own scale, so alpha is not varied; without guidance lambda does nothing.
+  """
+  alphas = (1.0,) if crf.compatibility == "learned" else ALPHAS
+  lambdas = LAMBDAS if guided else (0.0,)
+  return [
+    (float(a), float(x))
+    for a in (alphas if crf.alpha is None else (crf.alpha,))
+    for x in (lambdas if crf.lam is None else (crf.lam,))
+  ]
+
+
+def _given(value: float | None, default: float) -> float:
+  return default if value is None else value
+
+
 def mean_iou(confusion: np.ndarray) -> float:
   """Percent; 0 without a class."""
   classes = [str(c) for c in range(len(confusion))]
@@ -134,11 +156,11 @@ def make_counter(
   wanted: Sequence[str],
   fusion: str,
   crf: GuidanceCRF | None = None,
-  lambdas: Sequence[float] = (),
+  pairs: Sequence[tuple[float, float]] = (),
 ) -> Callable[[Any, Batch, dict], dict[str, jax.Array]]:
   """A jitted (variables, batch, choice arrays) -> confusion of the labels handed out.
 
-  Returns "fused" [C, C] without a CRF, and with one "crf" [L, C, C], of each of L lambdas.
+  Returns "fused" [C, C] without a CRF, and with one "crf" [P, C, C], of each of P pairs (alpha, lambda).
   """
 
   @jax.jit
@@ -154,10 +176,10 @@ def make_counter(
       return out
     settings = crf
 
-    def after(lam):
-      own = dataclasses.replace(settings, lam=lam)
+    def after(pair):
+      own = dataclasses.replace(settings, alpha=pair[0], lam=pair[1])
       return confusion(smoothed(own, variables["tuned"], batch.image, probabilities, outputs)[0])
 
-    return out | {"crf": jax.lax.map(after, jnp.array(lambdas, jnp.float32))}
+    return out | {"crf": jax.lax.map(after, jnp.array(pairs, jnp.float32))}
 
   return count

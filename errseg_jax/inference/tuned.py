@@ -27,14 +27,16 @@ class Tuned:
     on: the images that it was tuned on, in words.
     views: config.views that the weights are of; {} without weights.
     combination: weights [K][C] of the views; () without.
-    lam: of the CRF (`inference.crf.GuidanceCRF`); None: the CRF was not tuned.
+    alpha: of the CRF (`models.crf.GuidanceCRF`); None: the CRF was not tuned.
+    lam: see alpha.
     compatibility: learned matrix [C][C]; () without.
-    candidates: mIoU on those images: "single" and "learned" for views, "without" and "lam=..." for the CRF.
+    candidates: mIoU on those images: of the mean and the learned combination of views, without CRF and with each.
   """
 
   on: str
   views: dict[str, Any] = dataclasses.field(default_factory=dict)
   combination: tuple[tuple[float, ...], ...] = ()
+  alpha: float | None = None
   lam: float | None = None
   compatibility: tuple[tuple[float, ...], ...] = ()
   candidates: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -69,37 +71,38 @@ class Tuned:
       raise UserError(f"{path} is damaged: run `errseg tune` again") from None
 
 
-def wants_tuning(config: ConfigDict) -> bool:
-  """Whether what a config asks of a network at rest has to be learned or chosen first."""
-  crf = config.crf
-  return config.views.combine == "learned" or bool(
-    crf.iterations and (crf.lam is None or crf.compatibility == "learned")
-  )
+def asked(config: ConfigDict) -> list[str]:
+  """What a config wants of tuned.json: of "combination", "alpha", "lam" and "compatibility".
+
+  Without guidance there are no classes of the image, so lambda is not asked for.
+  """
+  crf, out = config.crf, []
+  if config.views.combine == "learned":
+    out.append("combination")
+  if crf.iterations:
+    guided = {"guided", "guidance"} & {*config.order}
+    out += ["alpha"] if crf.alpha is None else []
+    out += ["lam"] if crf.lam is None and guided else []
+    out += ["compatibility"] if crf.compatibility == "learned" else []
+  return out
 
 
 def tuned_arrays(config: ConfigDict, workdir: pathlib.Path) -> dict[str, jax.Array]:
   """The collection "tuned" of a network's variables: what `config` wants of tuned.json.
 
   Returns:
-    "combination" [K, C], "lam" [] and "compatibility" [C, C], each where it is asked for; {} where nothing is.
+    "combination" [K, C], "alpha" [], "lam" [] and "compatibility" [C, C], each where it is asked for.
 
   Raises:
     UserError: tuned.json is missing, damaged, or of other views or settings.
   """
-  if not wants_tuning(config):
+  if not (wanted := asked(config)):
     return {}
-  found, out, again = Tuned.load(workdir), {}, "run `errseg tune` again, with the same flags"
-  if config.views.combine == "learned":
-    asked = json.loads(config.views.to_json())
-    if not found.combination or found.views != asked:
-      raise UserError(f"{workdir}/{FILE} has no weights of config.views={asked}: {again}")
-    out["combination"] = jnp.array(found.combination, jnp.float32)
-  if config.crf.iterations and config.crf.lam is None:
-    if found.lam is None:
-      raise UserError(f"{workdir}/{FILE} has no lambda of the CRF: {again}, or set config.crf.lam")
-    out["lam"] = jnp.float32(found.lam)
-  if config.crf.iterations and config.crf.compatibility == "learned":
-    if not found.compatibility:
-      raise UserError(f"{workdir}/{FILE} has no learned compatibility: {again}")
-    out["compatibility"] = jnp.array(found.compatibility, jnp.float32)
-  return out
+  found, again = Tuned.load(workdir), "run `errseg tune` again, with the same flags"
+  views = json.loads(config.views.to_json())
+  if "combination" in wanted and found.views != views:
+    raise UserError(f"{workdir}/{FILE} has no weights of config.views={views}: {again}")
+  for name in wanted:
+    if getattr(found, name) in (None, ()):
+      raise UserError(f"{workdir}/{FILE} has no {name}: {again}, or set it in config.crf")
+  return {name: jnp.array(getattr(found, name), jnp.float32) for name in wanted}

@@ -29,9 +29,10 @@ class GuidanceCRF:
     radius: windows are 2 radius + 1 pixels wide; the paper does not say how wide. Any costs the same with the kernel
       "guided"; with "gaussian_bilateral" the cost grows with its square.
     eps: of the guided filter, added to the variances of colours in 0..255 (grey levels squared); 10 in the paper.
-    alpha: weight of the neighbours against the scores.
+    alpha: weight of the neighbours against the scores. None: what `errseg tune` chose on unseen images; `mean_field`
+      wants a number.
     lam: weight of the classes that the image holds within alpha; 0 leaves Potts or the learned compatibility alone.
-      None: what `errseg tune` chose on unseen images; `mean_field` wants a number.
+      None: as above.
     compatibility: "guidance": Potts and the image's classes; "learned": a matrix [C, C] in place of Potts.
     kernel: "guided", or "gaussian_bilateral", as a dense CRF has it (Kraehenbuehl and Koltun 2011), cut to the window.
     subsample: of the guided filter's fast form: coefficients are found on images that many times smaller.
@@ -44,7 +45,7 @@ class GuidanceCRF:
   iterations: int = 0
   radius: int = 20
   eps: float = 10.0
-  alpha: float = 1.0
+  alpha: float | None = None
   lam: float | None = None
   compatibility: str = "guidance"
   kernel: str = "guided"
@@ -83,17 +84,19 @@ def mean_field(
     (u' of the last iteration, float32 [B, H, W, C]; share of the labels that changed in each, [iterations]).
 
   Raises:
-    ValueError: a matrix without "learned", or the other way round; an unknown kernel or compatibility.
+    ValueError: alpha or lam is None; a matrix without "learned", or the other way round; an unknown kernel or
+      compatibility.
   """
   if crf.compatibility not in COMPATIBILITIES or (crf.compatibility == "learned") != (
     compatibility is not None
   ):
     raise ValueError("compatibility is 'guidance', or 'learned' with a matrix")
-  unary = scores.astype(jnp.float32)
+  alpha, lam = crf.alpha, 0.0 if presence is None else crf.lam
+  if alpha is None or lam is None:
+    raise ValueError("alpha and lam must be numbers: choose them on unseen images first")
+  weight, unary = jnp.asarray(alpha, jnp.float32), scores.astype(jnp.float32)
   if presence is not None:
-    if crf.lam is None:
-      raise ValueError("lam is None: choose one on unseen images first")
-    unary = unary + crf.alpha * crf.lam / 2 * jax.nn.sigmoid(presence.astype(jnp.float32))[:, None, None]
+    unary = unary + weight * lam / 2 * jax.nn.sigmoid(presence.astype(jnp.float32))[:, None, None]
   messages = messages_of(crf, image)
 
   def update(carry, _):

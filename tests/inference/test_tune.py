@@ -1,5 +1,6 @@
 """Tuning on unseen images: what it writes, who reads it, and what is refused."""
 
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -11,7 +12,10 @@ from errseg_jax.assemble import with_defaults
 from errseg_jax.cli import main
 from errseg_jax.errors import UserError
 from errseg_jax.evaluate import evaluate
+from errseg_jax.inference.choice import Choice
+from errseg_jax.inference.tune import ALPHAS, LAMBDAS, Tuner, candidates
 from errseg_jax.inference.tuned import Tuned, tuned_arrays
+from errseg_jax.models.crf import GuidanceCRF
 from errseg_jax.train.restore import load, resting_variables
 from errseg_jax.train.trainer import Trainer
 from errseg_jax.train.workdir import load_config
@@ -39,11 +43,11 @@ def asked(workdir, views=VIEWS, **crf):
 
 def test_the_file_says_what_was_compared_and_what_won(guided):
   found = Tuned.load(guided)
-  names = ["views mean", "views learned", "without CRF", *(f"lambda={x:g}" for x in (0, 0.5, 1, 2, 3, 4, 6))]
+  names = ["views mean", "views learned", "without CRF", *(f"alpha=1 lambda={x:g}" for x in (0, 1, 2, 4, 6))]
   assert list(found.candidates) == names
-  assert found.candidates[f"lambda={found.lam:g}"] == max(
-    v for k, v in found.candidates.items() if k[:6] == "lambda"
-  )
+  best = max(v for k, v in found.candidates.items() if k[:5] == "alpha")
+  assert found.candidates[f"alpha=1 lambda={found.lam:g}"] == best
+  assert found.alpha == (1.0 if best > found.candidates["without CRF"] else 0.0)
   assert np.shape(found.combination) == (2, 3)
   assert np.shape(found.compatibility) == (3, 3)
   assert np.abs(np.array(found.combination) - 0.5).max() > 1e-3
@@ -52,7 +56,9 @@ def test_the_file_says_what_was_compared_and_what_won(guided):
 
 def test_evaluate_uses_it(guided):
   results = evaluate(asked(guided), guided, "val")
-  assert results["crf"]["settings"]["lam"] == Tuned.load(guided).lam
+  found = Tuned.load(guided)
+  settings = results["crf"]["settings"]
+  assert (settings["alpha"], settings["lam"]) == (found.alpha, found.lam)
   assert len(results["crf"]["changed"]) == 2
   assert results["views"]["combine"] == "learned"
 
@@ -60,7 +66,7 @@ def test_evaluate_uses_it(guided):
 def test_predict_hands_out_smoothed_labels_and_the_same_error_map(trained):
   image = np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8)
   plain = load(trained).predict(image)
-  smooth = load(trained, asked(trained, {}, lam=1.0, compatibility="guidance")).predict(image)
+  smooth = load(trained, asked(trained, {}, alpha=3.0, compatibility="guidance")).predict(image)
   assert (np.asarray(smooth.labels) != np.asarray(plain.labels)).any()
   np.testing.assert_array_equal(smooth.error_probability, plain.error_probability)
   np.testing.assert_array_equal(smooth.semantic_labels, plain.semantic_labels)
@@ -88,7 +94,7 @@ def test_weights_of_other_views_are_refused(change, match, guided):
 
 
 def test_a_given_lambda_needs_no_tuning(guided, tmp_path):
-  config = asked(guided, {"combine": "mean"}, lam=2.0, compatibility="guidance")
+  config = asked(guided, {"combine": "mean"}, alpha=3.0, lam=2.0, compatibility="guidance")
   assert tuned_arrays(config, tmp_path) == {}
   config.crf.lam = None
   with pytest.raises(UserError, match="is missing: run `errseg tune`"):
@@ -107,7 +113,13 @@ def test_a_damaged_file_is_one_line(text, tmp_path):
 
 def test_what_is_saved_is_what_is_loaded(tmp_path):
   found = Tuned(
-    "4 images", {"combine": "learned"}, ((1.0, 0.5),), 2.0, ((0.0, 1.0), (1.0, 0.0)), {"lambda=2": 50.0}
+    "4 images",
+    {"combine": "learned"},
+    ((1.0, 0.5),),
+    3.0,
+    2.0,
+    ((0.0, 1.0), (1.0, 0.0)),
+    {"alpha=3 lambda=2": 50.0},
   )
   found.save(tmp_path)
   assert Tuned.load(tmp_path) == found
@@ -129,7 +141,7 @@ def test_tiles_and_crf_exclude_each_other(trained, capsys):
   words = [
     f"--workdir={trained}",
     "--config.crf.iterations=2",
-    "--config.crf.lam=1.0",
+    "--config.crf.alpha=1.0",
     "--config.tiles.size=96",
   ]
   assert main(["evaluate", *words]) == 2
@@ -141,3 +153,24 @@ def test_arrays_are_float32(guided):
   assert {k: v.dtype for k, v in arrays.items()} == dict.fromkeys(
     ("combination", "lam", "compatibility"), jnp.float32
   )
+
+
+def test_without_classes_of_the_image_lambda_is_not_asked_for(trained, guided, tmp_path):
+  config = asked(trained, {}, alpha=3.0, compatibility="guidance")
+  assert tuned_arrays(config, tmp_path) == {}
+  crf = GuidanceCRF(iterations=1)
+  assert candidates(crf, False) == [(a, 0.0) for a in ALPHAS]
+  assert len(candidates(crf, True)) == len(ALPHAS) * len(LAMBDAS)
+  assert candidates(dataclasses.replace(crf, alpha=2.0, lam=3.0), True) == [(2.0, 3.0)]
+
+
+def test_a_crf_that_does_not_help_is_switched_off(guided):
+  class Harmful(Tuner):
+    def count(self, counter, variables, title):
+      better, worse = np.diag([9, 9, 9]), np.full((3, 3), 3)
+      return {"fused": better, "crf": np.stack([worse] * len(ALPHAS))}
+
+  model = assemble.model(load_config(guided), 3).clone(guidance=None)
+  tuner = Harmful(None, model, {}, (), Choice(), [], guided, None)
+  found = tuner.with_crf(Tuned(""), GuidanceCRF(iterations=1))
+  assert (found.alpha, found.lam) == (0.0, 0.0)
