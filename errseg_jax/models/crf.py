@@ -102,7 +102,7 @@ def mean_field(
   def update(carry, _):
     now, labels = carry
     m = messages(jax.nn.softmax(now))
-    now = unary + crf.alpha * (m if compatibility is None else -penalised(m, compatibility))
+    now = unary + weight * (m if compatibility is None else -penalised(m, compatibility))
     new = now.argmax(-1)
     return (now, new), (new != labels).mean()
 
