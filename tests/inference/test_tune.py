@@ -151,7 +151,7 @@ def test_tiles_and_crf_exclude_each_other(trained, capsys):
 def test_arrays_are_float32(guided):
   arrays = tuned_arrays(asked(guided), guided)
   assert {k: v.dtype for k, v in arrays.items()} == dict.fromkeys(
-    ("combination", "lam", "compatibility"), jnp.float32
+    ("combination", "alpha", "lam", "compatibility"), jnp.float32
   )
 
 
