@@ -26,7 +26,8 @@ SECTIONS = {
 
 def decisive(config: ConfigDict, stages: Collection[str]) -> dict[str, Any]:
   """The keys of a config that decide what its first stages, `stages`, come to."""
-  trained = {*stages, "error", "detail"} if "cascade" in stages else {*stages}
+  trained = {*stages, *(("error", "detail") if "cascade" in stages else ())}
+  trained |= {"guidance"} if "guided" in stages else set()
   unused = [section for branch, sections in SECTIONS.items() if branch not in trained for section in sections]
   unused += [f"stages.{name}" for name in config.stages if name not in stages]
   # A detail stage is scored at the thresholds, and may learn by a calibrated P_ep; fusions come after training.

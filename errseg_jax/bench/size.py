@@ -46,8 +46,8 @@ def size(config: ConfigDict, height: int, width: int) -> dict[str, Any]:
 
   Returns:
     {"image_size": [height, width], "groups": {group: {"parameters", "multiply_adds"}}, "total": {same}}, of the
-    groups that the network has. Batch statistics are no parameters. Multiply-adds are those of convolutions, as
-    published tables count them: normalisation, activations and resizing are left out.
+    groups that the network has. Batch statistics are no parameters. Multiply-adds are those of convolutions and fully
+    connected layers, as published tables count them: normalisation, activations and resizing are left out.
   """
   model = single_pass(assemble.model(config, assemble.dataset(config).info.num_classes))
   image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
@@ -73,7 +73,7 @@ def _group(path: str) -> str:
 
 
 def multiply_adds(model: ErrorAware, variables: Any, image: jax.ShapeDtypeStruct) -> dict[str, int]:
-  """{group: multiply-adds of its convolutions in one forward pass}."""
+  """{group: multiply-adds of its convolutions and fully connected layers in one forward pass}."""
   program = jax.make_jaxpr(lambda variables, image: infer(model, variables, image))(variables, image)
   out = dict.fromkeys(GROUPS, 0)
   for scope, count in convolutions(program.jaxpr, ""):
@@ -82,11 +82,13 @@ def multiply_adds(model: ErrorAware, variables: Any, image: jax.ShapeDtypeStruct
 
 
 def convolutions(program: Any, scope: str) -> Iterator[tuple[str, int]]:
-  """(module scope, multiply-adds) of every convolution of a jaxpr."""
+  """(module scope, multiply-adds) of every convolution of a jaxpr, and of the guidance's fully connected layers."""
   for equation in program.eqns:
     own = f"{scope}/{equation.source_info.name_stack}".strip("/")
     if equation.primitive.name == "conv_general_dilated":
       yield own, _multiply_adds(equation)
+    elif equation.primitive.name == "dot_general" and "guidance" in own.split("/"):
+      yield own, int(np.prod(equation.outvars[0].aval.shape)) * equation.invars[1].aval.shape[0]
     elif (
       equation.primitive.name == "cond"
     ):  # the same operation in forms for several platforms: only one runs

@@ -38,6 +38,14 @@ def test_rows_that_only_see_or_smooth_otherwise_share_their_training(config, tmp
   )
 
 
+@pytest.mark.parametrize(("section", "key"), [("guidance", "hidden"), ("guidance_loss", "presence")])
+def test_another_guidance_is_another_training(section, key, config, tmp_path):
+  guided = run.row_config(config, tmp_path, 0, "guided")
+  other = guided.copy_and_resolve_references()
+  other[section][key] *= 2
+  assert in_common(guided, other) == []
+
+
 def test_the_family_has_the_control(config):
   assert run.chosen(["guidance"], config) == list(FAMILIES["guidance"])
   assert FAMILIES["guidance"][:2] == ("base", "base_longer")

@@ -126,12 +126,13 @@ TIMES = {  # seconds of three rounds; the second one is slow for all
   "detail": np.array([0.12, 0.32, 0.12]),
   "both": np.array([0.15, 0.35, 0.15]),
 }
+ALONE = TIMES | {"guided": TIMES["segmenter"], "network": TIMES["segmenter"]}
 
 
 @pytest.mark.parametrize(("prior", "error_ms"), [("detail", 30.0), ("msp", 10.0)])
 def test_a_branch_costs_what_it_adds(tiny_config, monkeypatch, prior, error_ms):
   """With prior "detail" the error program runs the detail branch too, and is not charged for it."""
-  monkeypatch.setattr(bench, "times", lambda *args: TIMES | {"network": TIMES["segmenter"]})
+  monkeypatch.setattr(bench, "times", lambda *args: ALONE)
   cost = model_cost(tiny_config(error_branch__prior=prior), 64, 96)
   assert "subnets" not in cost["groups"]
   assert cost["groups"]["segmenter"]["ms"] == pytest.approx(100)
@@ -145,7 +146,7 @@ def test_a_branch_costs_what_it_adds(tiny_config, monkeypatch, prior, error_ms):
 
 
 def test_subnets_cost_what_they_add_and_the_branches_come_on_top(tiny_config, monkeypatch):
-  monkeypatch.setattr(bench, "times", lambda *args: TIMES | {"network": TIMES["segmenter"] + 0.004})
+  monkeypatch.setattr(bench, "times", lambda *args: ALONE | {"network": TIMES["segmenter"] + 0.004})
   order = ("semantic", "subnets", "detail", "error")
   config = tiny_config(order=order, groups__named=(("ground", "sign"),), error_branch__prior="detail")
   cost, sizes = model_cost(config, 64, 96), size(config, 64, 96)
@@ -154,6 +155,19 @@ def test_subnets_cost_what_they_add_and_the_branches_come_on_top(tiny_config, mo
   assert cost["branches"]["ms"] == pytest.approx(46)
   parts = (cost["groups"]["segmenter"], cost["groups"]["subnets"], cost["branches"])
   assert sum(part["parameters"] for part in parts) == sizes["total"]["parameters"]
+
+
+def test_guidance_costs_what_it_adds_its_layers_counted(tiny_config, monkeypatch):
+  monkeypatch.setattr(
+    bench, "times", lambda *args: TIMES | dict.fromkeys(("guided", "network"), TIMES["segmenter"] + 0.002)
+  )
+  config = tiny_config(order=("semantic", "guided", "detail", "error"), error_branch__prior="detail")
+  cost = model_cost(config, 64, 96)["groups"]["guidance"]
+  assert cost["ms"] == pytest.approx(2)
+  # 16 channels reduced to 8 at stride 16, a grid of 3 x 3, layers of 8, three classes.
+  cells, hidden, classes = 3 * 3 * 8 * 8, 8 * 8, 8 * 3
+  assert cost["multiply_adds"] == 4 * 6 * 16 * 8 + cells + hidden + classes
+  assert cost["parameters"] == 16 * 8 + 8 + cells + 8 + hidden + 8 + classes + 3
 
 
 def test_the_model_is_timed(tiny_config, capsys, monkeypatch):
