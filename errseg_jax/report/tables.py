@@ -17,6 +17,8 @@ SYSTEMS = {
   "control": "network, trained on for as long",
   "detail": "detail branch alone",
   "fused": "corrected",
+  "crf": "corrected, smoothed by the CRF",
+  "oracle": "corrected, if the image’s classes were known",
 }
 ERROR_SCORES = {
   "error": "P(error)",
