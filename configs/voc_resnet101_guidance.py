@@ -7,9 +7,8 @@
 
 $VOC is a folder with images/train, labels/train, images/val, labels/val of the 10582 and 1449 images;
 palette PNGs are read by their indices. Published, val, six views: mIoU 76.35, guided 77.71, with the CRF 78.12,
-learned combination 81.32 (Table 3), after pre-training on COCO: name such weights by
---config.segmenter.backbone_weights. The paper fine-tunes on the 1464 images of the original split after that:
---config.segmenter.init=W on such a folder.
+learned combination 81.32 (Table 3), after pre-training on COCO and fine-tuning on the 1464 images of the original
+split. Neither is here yet: a backbone of other weights by --config.segmenter.backbone_weights.
 Ours: times and scores not measured. `:runlocal` rehearses every step with a small network on a few images.
 """
 

@@ -183,9 +183,9 @@ def guided(config: ConfigDict) -> ConfigDict:
   """Trains the network of a config on together with guidance by image classification (P3, Shen and Zeng 2018).
 
   The stage is the config's control stage: the same network, trained on for as long. The guidance is as wide as the
-  head, the published 512 and 4096 beside one of 256.
+  head, the published 512 and 4096 beside one of 256 or more.
   """
-  width = config.segmenter.head.get("features") or 256
+  width = min(config.segmenter.head.get("features") or 256, 256)
   config.guidance.features, config.guidance.hidden = 2 * width, 16 * width
   config.stages.guided = config.stages.control.copy_and_resolve_references()
   config.stages.guided.optimizer.multipliers["guidance"] = 2.0  # its layers are new

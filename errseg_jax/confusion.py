@@ -23,7 +23,7 @@ from errseg_jax.progress import progress_bar
 from errseg_jax.report.html import write_atomically
 from errseg_jax.report.plots import confusion_png
 from errseg_jax.sharding import make_mesh, replicate
-from errseg_jax.train.restore import trained_variables
+from errseg_jax.train.restore import resting_variables
 
 ROLES = {"train": "semantic", "choose": "choose"}
 """Splits that stand for a part of the training images, and its key in `Splits.sources`."""
@@ -51,7 +51,7 @@ def confusion(config: ConfigDict, workdir: pathlib.Path, split: str, as_json: bo
   find = assemble.group_finder(config, classes)
   source = assemble.splits(config).sources(dataset)[ROLES[split]] if split in ROLES else dataset.source(split)
   model, mesh = assemble.model(config, len(classes)), make_mesh(config.num_devices)
-  variables = replicate(trained_variables(config, workdir, model), mesh)
+  variables = replicate(resting_variables(config, workdir, model, with_crf=False), mesh)
   with progress_bar(f"confusion {split}", len(source)) as show:
     counts = count_confusion(make_evaluator(config, mesh), model, variables, source, show)
   groups = find(counts)

@@ -152,7 +152,7 @@ class Judge:
     # Without both branches nothing is fused, and choice.json does not exist.
     choice = Choice.load(workdir) if "detail" in wanted else Choice()
     model, mesh = assemble.model(config, info.num_classes), make_mesh(config.num_devices)
-    self.variables = replicate(resting_variables(config, workdir, model), mesh)
+    self.variables = replicate(resting_variables(config, workdir, model, with_crf=False), mesh)
     self.evaluator = make_evaluator(config, mesh)
     self.choice = choice.arrays()
     self.judge = make_judge(model, by=by, fusion=choice.fusion, wanted=wanted)

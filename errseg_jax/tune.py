@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -18,6 +19,7 @@ from errseg_jax.progress import progress_bar
 from errseg_jax.sharding import make_mesh, replicate
 from errseg_jax.train.restore import trained_variables
 from errseg_jax.train.stages import plan, trained_branches
+from errseg_jax.train.workdir import load_config
 
 
 def tune(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
@@ -38,13 +40,8 @@ def tune(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
       "nothing to tune: ask for --config.views.combine=learned with several views, or for a CRF by "
       "--config.crf.iterations=5"
     )
-  splits, dataset = assemble.splits(config), assemble.dataset(config)
-  if splits.both_ways:
-    raise UserError(
-      f"splits.choose={splits.choose!r} is the reported split: what is tuned on it would be reported on it; name "
-      "another one by --config.splits.choose"
-    )
-  source = splits.sources(dataset)["choose"]
+  dataset = assemble.dataset(config)
+  source, on = unseen(config, load_config(workdir), dataset)
   model, mesh = assemble.model(config, dataset.info.num_classes), make_mesh(config.num_devices)
   branches = trained_branches(plan(config))
   tuner = Tuner(
@@ -57,9 +54,37 @@ def tune(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
     workdir / "views",
     progress_bar,
   )
-  found = tuner.run(config, assemble.crf(config), f"{len(source)} images that chose the checkpoint")
+  found = tuner.run(config, assemble.crf(config), on)
   print_candidates(found)
   return found.save(workdir)
+
+
+def unseen(config: ConfigDict, trained: ConfigDict, dataset: Any) -> tuple[Any, str]:
+  """(images that trained nothing and are not reported, what they are in words).
+
+  Args:
+    config: with the flags of this call: splits.choose may name a split that the run has not seen.
+    trained: config of the run.
+    dataset: of both.
+
+  Raises:
+    UserError: there are none, or other splits are changed.
+  """
+  own, here = trained.splits.to_dict(), config.splits.to_dict()
+  if changed := [key for key in own if own[key] != here[key] and key != "choose"]:
+    raise UserError(
+      f"config.splits.{changed[0]} is that of the run, {own[changed[0]]!r}: it says what was trained on"
+    )
+  name = here["choose"]
+  if name in (own["train"], own["val"]) or (name != own["choose"] and not name):
+    raise UserError(
+      f"splits.choose={name!r} is trained on or reported: name a split of other images by --config.splits.choose"
+    )
+  if name != own["choose"]:
+    source = dataset.source(name)
+    return source, f"{len(source)} images (split {name})"
+  source = assemble.splits(trained).sources(dataset)["choose"]
+  return source, f"{len(source)} images that chose the checkpoint"
 
 
 def print_candidates(found: Tuned) -> None:

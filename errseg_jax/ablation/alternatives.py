@@ -14,17 +14,20 @@ from ml_collections.config_dict import placeholder
 from errseg_jax.models.heads import HEADS
 from errseg_jax.train.stages import BRANCHES
 
+ON_TOP = ("guided", *BRANCHES)
+"""Stages whose steps come on top of the base."""
+
 
 def branch_steps(config: ConfigDict) -> int:
-  """Steps of the config's branches: what every row may spend on top of the base."""
-  return sum(config.stages[name].steps for name in BRANCHES if name in config.order)
+  """Steps of the config's branches and guidance: what every row may spend on top of the base."""
+  return sum(config.stages[name].steps for name in ON_TOP if name in config.order)
 
 
 def on_base(config: ConfigDict, base: str) -> ConfigDict:
   """A copy whose frozen network is that of the workdir `base`."""
   config = config.copy_and_resolve_references()
   config.segmenter.init = base
-  config.order = tuple(stage for stage in config.order if stage in BRANCHES)
+  config.order = tuple(stage for stage in config.order if stage in ON_TOP)
   return config
 
 

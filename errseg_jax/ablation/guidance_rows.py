@@ -27,8 +27,10 @@ def guided(config: ConfigDict, base: str, combine: str = "", crf: str = "") -> C
     combine: of six views; "": one view.
     crf: compatibility of the CRF on top, or "potts"; "": none.
   """
-  steps = branch_steps(config)
-  config = guided_config(on_base(config, base))
+  steps, own = branch_steps(config), {"guided", "guidance"} & {*config.order}
+  config = on_base(config, base)
+  if not own:  # else it is as the config has it
+    config = guided_config(config)
   config.order = ("guided",)
   config.stages.guided.steps = steps
   if combine:
@@ -43,7 +45,8 @@ def guided(config: ConfigDict, base: str, combine: str = "", crf: str = "") -> C
 
 def guidance_alone(config: ConfigDict, base: str) -> ConfigDict:
   """Guidance of the network as it is, frozen."""
-  section = config.stages.detail
+  own = {"guided", "guidance"} & {*config.order}
+  section = config.stages.guidance if own else config.stages.detail
   config = guided(config, base)
   config.order = ("guidance",)
   config.stages.guidance = section.copy_and_resolve_references()

@@ -38,9 +38,14 @@ class Row:
   family: str = "correction"
 
   def config(self, config: ConfigDict, base: str) -> ConfigDict:
-    """The config that the row trains; `base` is the workdir of the seed's semantic network."""
+    """The config that the row trains; `base` is the workdir of the seed's semantic network.
+
+    Rows are scored on single views and without CRF, whatever the config says; those that are about these turn them on.
+    """
     config = config.copy_and_resolve_references()
     config.splits.error_source = self.source or config.splits.error_source
+    config.views.update(scales=(1.0,), mirror=False, combine="mean")
+    config.crf.iterations = 0
     return self.function(config, base)
 
 

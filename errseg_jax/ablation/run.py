@@ -134,6 +134,10 @@ def check(name: str, config: ConfigDict) -> None:
       assemble.loss(config, stage.kind)
     trainer = Trainer(uncounted(config), pathlib.Path())
     trainer.dataset.source(config.splits.val)
+    if asked(config) and trainer.splits.both_ways:
+      raise UserError(
+        f"it is tuned on images that are not reported, and splits.choose={config.splits.choose!r} is: name another"
+      )
     variables = abstract_variables(trainer.model)
     for stage in trainer.stages:
       make_optimizer(stage.optimizer, stage.steps, split(variables, stage.groups)[0]["params"])

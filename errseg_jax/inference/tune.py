@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,7 +18,7 @@ from errseg_jax.inference.combination import fit_combination, store_candidates
 from errseg_jax.inference.compatibility import Candidates, fit_compatibility
 from errseg_jax.inference.evaluator import Evaluator
 from errseg_jax.inference.smoothing import log_scores, smoothed
-from errseg_jax.inference.tuned import Tuned
+from errseg_jax.inference.tuned import Tuned, settings_of
 from errseg_jax.metrics.segmentation import confusion_matrix, segmentation_scores
 from errseg_jax.models.crf import GuidanceCRF
 from errseg_jax.models.error_aware import ErrorAware, infer
@@ -55,19 +55,20 @@ class Tuner:
 
   def run(self, config: ConfigDict, crf: GuidanceCRF | None, on: str) -> Tuned:
     """Everything that the config asks for: weights of the views first, as the CRF smooths what they combine."""
-    found = Tuned(on)
+    found = Tuned(on, settings_of(config))
     if self.model.views is not None and self.model.views.combine == "learned":
-      found = self.with_weights(found, json.loads(config.views.to_json()))
+      found = self.with_weights(found)
     if crf is not None:
       found = self.with_crf(found, crf)
     return found
 
-  def with_weights(self, found: Tuned, views: dict[str, Any]) -> Tuned:
+  def with_weights(self, found: Tuned) -> Tuned:
     """Learned weights of the views, and the mIoU of their mean and of the learned combination."""
     assert self.model.views is not None
     with self.progress("views", len(self.source)) as show:
       shards = store_candidates(self.folder, self.evaluator, self.model, self.variables, self.source, show)
     weights, _ = fit_combination(shards, self.model.segmenter.head.num_classes, self.model.views)
+    shutil.rmtree(self.folder)
     scores: dict[str, float] = {}
     for name in ("mean", "learned"):
       model = self.model.clone(views=dataclasses.replace(self.model.views, combine=name))
@@ -75,7 +76,7 @@ class Tuner:
       counter = make_counter(model, self.wanted, self.choice.fusion)
       scores[f"views {name}"] = mean_iou(self.count(counter, variables, f"views {name}")["fused"])
     rows = tuple(tuple(float(w) for w in row) for row in weights)
-    return dataclasses.replace(found, views=views, combination=rows, candidates=found.candidates | scores)
+    return dataclasses.replace(found, combination=rows, candidates=found.candidates | scores)
 
   def with_crf(self, found: Tuned, crf: GuidanceCRF) -> Tuned:
     """Alpha and lambda, of those asked for, with the best mIoU; the learned compatibility, where that is asked for.

@@ -25,7 +25,7 @@ class Tuned:
 
   Attributes:
     on: the images that it was tuned on, in words.
-    views: config.views that the weights are of; {} without weights.
+    settings: sections "views", "tiles" and "crf" of the config that it was tuned under.
     combination: weights [K][C] of the views; () without.
     alpha: of the CRF (`models.crf.GuidanceCRF`); None: the CRF was not tuned.
     lam: see alpha.
@@ -34,7 +34,7 @@ class Tuned:
   """
 
   on: str
-  views: dict[str, Any] = dataclasses.field(default_factory=dict)
+  settings: dict[str, Any] = dataclasses.field(default_factory=dict)
   combination: tuple[tuple[float, ...], ...] = ()
   alpha: float | None = None
   lam: float | None = None
@@ -71,15 +71,20 @@ class Tuned:
       raise UserError(f"{path} is damaged: run `errseg tune` again") from None
 
 
-def asked(config: ConfigDict) -> list[str]:
-  """What a config wants of tuned.json: of "combination", "alpha", "lam" and "compatibility".
+def settings_of(config: ConfigDict) -> dict[str, Any]:
+  """The sections that tuning depends on, in JSON's types."""
+  return {name: json.loads(config[name].to_json()) for name in ("views", "tiles", "crf")}
+
+
+def asked(config: ConfigDict, with_crf: bool = True) -> list[str]:
+  """What a config wants of tuned.json: of "combination", and with the CRF of "alpha", "lam" and "compatibility".
 
   Without guidance there are no classes of the image, so lambda is not asked for.
   """
   crf, out = config.crf, []
   if config.views.combine == "learned":
     out.append("combination")
-  if crf.iterations:
+  if crf.iterations and with_crf:
     guided = {"guided", "guidance"} & {*config.order}
     out += ["alpha"] if crf.alpha is None else []
     out += ["lam"] if crf.lam is None and guided else []
@@ -87,22 +92,23 @@ def asked(config: ConfigDict) -> list[str]:
   return out
 
 
-def tuned_arrays(config: ConfigDict, workdir: pathlib.Path) -> dict[str, jax.Array]:
+def tuned_arrays(config: ConfigDict, workdir: pathlib.Path, with_crf: bool = True) -> dict[str, jax.Array]:
   """The collection "tuned" of a network's variables: what `config` wants of tuned.json.
 
   Returns:
     "combination" [K, C], "alpha" [], "lam" [] and "compatibility" [C, C], each where it is asked for.
 
   Raises:
-    UserError: tuned.json is missing, damaged, or of other views or settings.
+    UserError: tuned.json is missing, damaged, or was tuned under other settings.
   """
-  if not (wanted := asked(config)):
+  if not (wanted := asked(config, with_crf)):
     return {}
-  found, again = Tuned.load(workdir), "run `errseg tune` again, with the same flags"
-  views = json.loads(config.views.to_json())
-  if "combination" in wanted and found.views != views:
-    raise UserError(f"{workdir}/{FILE} has no weights of config.views={views}: {again}")
-  for name in wanted:
-    if getattr(found, name) in (None, ()):
-      raise UserError(f"{workdir}/{FILE} has no {name}: {again}, or set it in config.crf")
+  found, here = Tuned.load(workdir), settings_of(config)
+  sections = ["views", "tiles"] + (["crf"] if wanted != ["combination"] else [])
+  for name in sections:
+    if found.settings.get(name) != here[name]:
+      raise UserError(
+        f"{workdir}/{FILE} was tuned with config.{name}={found.settings.get(name)}, and here it is {here[name]}: run "
+        "`errseg tune` again, with the same flags"
+      )
   return {name: jnp.array(getattr(found, name), jnp.float32) for name in wanted}

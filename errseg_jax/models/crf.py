@@ -136,7 +136,7 @@ def window_messages(crf: GuidanceCRF, image: jax.Array, q: jax.Array) -> jax.Arr
   exp(-d^2 / (2 sigma_smooth^2)) and exp(-d^2 / (2 sigma_xy^2) - |I_i - I_j|^2 / (2 sigma_rgb^2)), in the window.
   """
   r, (height, width) = crf.radius, image.shape[1:3]
-  inside = jnp.ones((*image.shape[:3], 1))
+  inside = jnp.ones((*image.shape[:3], 1), q.dtype)
   pads = ((0, 0), (r, r), (r, r), (0, 0))
   everything = jnp.pad(jnp.concatenate([image, inside, q], -1), pads)
   offsets = [(i, j) for i in range(2 * r + 1) for j in range(2 * r + 1) if (i, j) != (r, r)]
@@ -153,7 +153,7 @@ def window_messages(crf: GuidanceCRF, image: jax.Array, q: jax.Array) -> jax.Arr
       total + weight * near[..., 3:] for total, weight in zip(sums, (smooth, alike), strict=True)
     ), None
 
-  empty = jnp.zeros((*q.shape[:3], q.shape[3] + 1))
+  empty = jnp.zeros((*q.shape[:3], q.shape[3] + 1), q.dtype)
   # A pixel unlike all of its neighbours hears itself.
   start = tuple(empty + tiny * jnp.concatenate([inside, q], -1) for tiny in (1e-12, 1e-12))
   (smooth, alike), _ = jax.lax.scan(add, start, jnp.asarray(np.array(offsets).reshape(-1, 2)))

@@ -34,13 +34,21 @@ def trained_variables(config: ConfigDict, workdir: pathlib.Path, model: Any) -> 
   return variables
 
 
-def resting_variables(config: ConfigDict, workdir: pathlib.Path, model: Any) -> Variables:
+def resting_variables(
+  config: ConfigDict, workdir: pathlib.Path, model: Any, with_crf: bool = True
+) -> Variables:
   """`trained_variables`, and what `errseg tune` found where the config asks for it.
+
+  Args:
+    config: of the workdir, with changes of this call.
+    workdir: of a finished run.
+    model: its network.
+    with_crf: the CRF's settings are wanted too.
 
   Raises:
     UserError: as `trained_variables`, and `tuned_arrays`.
   """
-  tuned = tuned_arrays(config, workdir)
+  tuned = tuned_arrays(config, workdir, with_crf)
   variables = trained_variables(config, workdir, model)
   return {**variables, "tuned": tuned} if tuned else variables
 
@@ -49,6 +57,7 @@ def stage_result(config: ConfigDict, workdir: pathlib.Path, stage: Stage, like: 
   """What one stage of a run handed on; `like` has at least the shapes of its groups."""
   checkpoints = StageCheckpoints(workdir, stage.name, stage.steps, config.train.select, create=False)
   try:
+    like = {kind: tree for kind, tree in like.items() if kind != "tuned"}  # no stage trains it
     return checkpoints.result(split(like, stage.groups)[0])
   finally:
     checkpoints.close()

@@ -85,6 +85,7 @@ class Trainer:
     self.losses = {stage.name: assemble.loss(config, stage.kind) for stage in self.stages}
     check_confusion(self.losses, self.splits, bool(config.segmenter.init))
     assemble.thresholds(config)
+    assemble.crf(config)  # checked now, used by what comes after training
     if not config.choose.fusions:
       raise UserError(f"config.choose.fusions is empty; known: {', '.join(CANDIDATES)}")
     self.branches = trained_branches(self.stages)

@@ -44,7 +44,9 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
     raise UserError(f"{path} is damaged: it is not a JSON object") from None
   for key, kind in OPTIONAL.items():  # JSON's null has no type, and a flag needs one
     *sections, last = key.split(".")
-    section = config[sections[0]] if sections else config
+    section = config.get(sections[0]) if sections else config
+    if section is None:
+      raise UserError(f"{path} has no section {sections[0]!r}: it is of another version, train again")
     if section.get(last) is None:
       section[last] = placeholder(kind)
   return config

@@ -9,6 +9,7 @@ from errseg_jax.ablation.rows import FAMILIES
 from errseg_jax.ablation.shared import in_common
 from errseg_jax.assemble import with_defaults
 from errseg_jax.cli import main
+from errseg_jax.errors import UserError
 from errseg_jax.train.stages import plan
 
 
@@ -44,6 +45,40 @@ def test_another_guidance_is_another_training(section, key, config, tmp_path):
   other = guided.copy_and_resolve_references()
   other[section][key] *= 2
   assert in_common(guided, other) == []
+
+
+def test_rows_turn_on_what_they_are_about_and_nothing_else(config, tmp_path):
+  config = config.copy_and_resolve_references()
+  config.views.update(scales=(0.5, 1.0), mirror=True, combine="learned")
+  config.crf.iterations = 3
+  seen = {name: run.row_config(config, tmp_path, 0, name) for name in ("base", "guided", *GUIDANCE)}
+  several = {name for name, row in seen.items() if row.views.mirror}
+  assert several == {
+    "base_views",
+    "guided_mean",
+    "guided_max",
+    "guided_mean_max",
+    "guided_learned",
+    "guided_all",
+  }
+  smooth = {name for name, row in seen.items() if row.crf.iterations}
+  assert smooth == {"guided_potts", "guided_crf", "guided_learned_crf", "guided_all"}
+
+
+def test_a_guided_config_keeps_its_own_guidance(config, tmp_path):
+  config = config.copy_and_resolve_references()
+  config.order, config.stages.guided.steps, config.stages.guidance.steps = ("guided",), 7, 9
+  config.guidance.hidden = 5
+  rows = {name: run.row_config(config, tmp_path, 0, name) for name in ("base_longer", "guided", "guidance")}
+  assert {row.guidance.hidden for row in rows.values()} == {5}
+  assert [plan(row)[0].steps for row in rows.values()] == [7, 7, 7]
+
+
+def test_tuning_needs_images_that_are_not_reported(tiny_config, tmp_path):
+  config = with_defaults(tiny_config(splits__choose="val", train__select="last"))
+  with pytest.raises(UserError, match="not reported"):
+    run.check("guided_crf", run.row_config(config, tmp_path, 0, "guided_crf"))
+  run.check("guided", run.row_config(config, tmp_path, 0, "guided"))
 
 
 def test_the_family_has_the_control(config):

@@ -16,10 +16,11 @@ from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.tune import ALPHAS, LAMBDAS, Tuner, candidates
 from errseg_jax.inference.tuned import Tuned, tuned_arrays
 from errseg_jax.models.crf import GuidanceCRF
-from errseg_jax.train.restore import load, resting_variables
+from errseg_jax.train.restore import load, resting_variables, stage_result
+from errseg_jax.train.stages import plan
 from errseg_jax.train.trainer import Trainer
 from errseg_jax.train.workdir import load_config
-from errseg_jax.tune import tune
+from errseg_jax.tune import tune, unseen
 
 VIEWS = {"scales": (1.0,), "mirror": True, "combine": "learned"}
 
@@ -82,11 +83,13 @@ def test_the_network_is_as_before_without_the_flags(guided):
 @pytest.mark.parametrize(
   ("change", "match"),
   [
-    (lambda c: c.views.update(scales=(1.0, 0.5)), "no weights of config.views"),
-    (lambda c: c.views.update(scales=(0.5, 1.0), mirror=False), "no weights of config.views"),
+    (lambda c: c.views.update(scales=(1.0, 0.5)), "tuned with config.views"),
+    (lambda c: c.views.update(scales=(0.5, 1.0), mirror=False), "tuned with config.views"),
+    (lambda c: c.crf.update(radius=4), "tuned with config.crf"),
+    (lambda c: c.crf.update(compatibility="guidance"), "tuned with config.crf"),
   ],
 )
-def test_weights_of_other_views_are_refused(change, match, guided):
+def test_what_was_tuned_under_other_settings_is_refused(change, match, guided):
   config = asked(guided)
   change(config)
   with pytest.raises(UserError, match=match):
@@ -174,3 +177,35 @@ def test_a_crf_that_does_not_help_is_switched_off(guided):
   tuner = Harmful(None, model, {}, (), Choice(), [], guided, None)
   found = tuner.with_crf(Tuned(""), GuidanceCRF(iterations=1))
   assert (found.alpha, found.lam) == (0.0, 0.0)
+
+
+def test_a_stage_is_loaded_beside_what_was_tuned(guided):
+  config = asked(guided)
+  model = assemble.model(config, 3)
+  variables = resting_variables(config, guided, model)
+  assert "tuned" in variables
+  result = stage_result(config, guided, plan(config)[-1], variables)
+  assert set(result["params"]) == {"segmenter", "guidance"}
+
+
+def test_confusion_and_label_issues_ask_for_no_crf(guided, tmp_path):
+  config = asked(guided, {"combine": "mean"}, compatibility="guidance")
+  assert tuned_arrays(config, tmp_path, with_crf=False) == {}
+
+
+@pytest.mark.parametrize(
+  ("key", "value"),
+  [("choose", "train"), ("choose", "val"), ("choose", ""), ("choose_fraction", 0.5), ("val", "choose")],
+)
+def test_images_that_trained_or_are_reported_tune_nothing(key, value, guided):
+  config = asked(guided)
+  config.splits[key] = value
+  with pytest.raises(UserError, match="trained"):
+    unseen(config, load_config(guided), None)
+
+
+def test_another_split_may_tune(guided):
+  config, trained = load_config(guided), load_config(guided)
+  trained.splits.choose = "val"  # the run has no unseen images
+  source, on = unseen(config, trained, assemble.dataset(config))
+  assert (len(source), on) == (4, "4 images (split choose)")
