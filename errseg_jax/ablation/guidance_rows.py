@@ -16,6 +16,7 @@ from errseg_jax.config import guided as guided_config
 
 SCALES = (1.2, 1.0, 0.8)  # each with its mirror image, as published
 ITERATIONS = 5
+DENSE_RADIUS = 5  # pixels; that kernel costs the square of it
 
 
 def guided(config: ConfigDict, base: str, combine: str = "", crf: str = "") -> ConfigDict:
@@ -25,7 +26,7 @@ def guided(config: ConfigDict, base: str, combine: str = "", crf: str = "") -> C
     config: of the comparison.
     base: workdir of the seed's network.
     combine: of six views; "": one view.
-    crf: compatibility of the CRF on top, or "potts"; "": none.
+    crf: compatibility of the CRF on top, "potts", or "dense": a dense CRF's kernels with Potts; "": none.
   """
   steps, own = branch_steps(config), {"guided", "guidance"} & {*config.order}
   config = on_base(config, base)
@@ -38,8 +39,10 @@ def guided(config: ConfigDict, base: str, combine: str = "", crf: str = "") -> C
   if crf:
     config.crf.iterations = ITERATIONS
     config.crf.compatibility = "learned" if crf == "learned" else "guidance"
-  if crf == "potts":
+  if crf in ("potts", "dense"):
     config.crf.lam = 0.0
+  if crf == "dense":
+    config.crf.update(kernel="gaussian_bilateral", radius=DENSE_RADIUS)
   return config
 
 
@@ -79,9 +82,17 @@ GUIDANCE: dict[str, tuple[str, Callable[[ConfigDict, str], ConfigDict]]] = {
     "guided, then the CRF with compatibility by the image's classes",
     functools.partial(guided, crf="guidance"),
   ),
+  "guided_dense_crf": (
+    "guided, then a dense CRF's kernels in a small window, Potts compatibility",
+    functools.partial(guided, crf="dense"),
+  ),
   "guided_learned_crf": (
     "guided, then the CRF with learned compatibility",
     functools.partial(guided, crf="learned"),
+  ),
+  "guided_mean_crf": (
+    "guided, mean of six views, then the CRF by the image's classes",
+    functools.partial(guided, combine="mean", crf="guidance"),
   ),
   "guided_all": (
     "guided, learned combination of six views, then the CRF by the image's classes",

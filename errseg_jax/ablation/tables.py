@@ -2,58 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from errseg_jax.ablation.bn_group_rows import SIZES, WHOLE
-from errseg_jax.ablation.guidance_rows import GUIDANCE
-from errseg_jax.ablation.rows import BASE, FAMILIES
-from errseg_jax.ablation.summary import ERROR_SCORES, deviation, mean
-
-NONE = "-"
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-  """A Markdown table with what it says above it."""
-
-  title: str
-  text: str
-  columns: tuple[str, ...]
-  rows: tuple[tuple[str, ...], ...]
-
-  def markdown(self) -> str:
-    """The table; "" without rows."""
-    if not self.rows:
-      return ""
-    lines = [f"## {self.title}", "", self.text, "", _line(self.columns)]
-    lines += [_line(["---", *["---:"] * (len(self.columns) - 1)]), *map(_line, self.rows), ""]
-    return "\n".join(lines)
-
-
-def _line(cells: Iterable[str]) -> str:
-  return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def spread(values: Sequence[float | None], signed: bool = False, digits: int = 2) -> str:
-  """ "68.12 ± 0.40"; without a standard deviation of one seed, "-" where a seed has no value."""
-  middle, width = mean(values), deviation(values)
-  if middle is None:
-    return NONE
-  text = f"{middle:{'+' if signed else ''}.{digits}f}"
-  return text if width is None else f"{text} ± {width:.{digits}f}"
-
-
-def over_seeds(row: Mapping[str, Any], *path: str) -> list[float | None]:
-  """A number of each seed's run, by its path of keys."""
-  out = []
-  for run in row["seeds"].values():
-    value: Any = run
-    for key in path:
-      value = (value or {}).get(key)
-    out.append(value)
-  return out
+from errseg_jax.ablation.guidance_tables import guidance_tables
+from errseg_jax.ablation.markdown_table import NONE, Table, over_seeds, spread
+from errseg_jax.ablation.rows import BASE
+from errseg_jax.ablation.summary import ERROR_SCORES
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
@@ -62,7 +18,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
   tables = (
     comparison(rows),
     confused_classes(rows),
-    guidance(rows),
+    *guidance_tables(rows),
     bn_groups(rows),
     errors(rows),
     sweep(rows),
@@ -133,29 +89,6 @@ def confused_classes(rows: Mapping[str, Any]) -> Table:
     "found in that base's confusion, and over the others."
   )
   return Table("Confused classes (P1, Table 3)", text, ("row", "mIoU", "in groups", "outside"), out)
-
-
-def guidance(rows: Mapping[str, Any]) -> Table:
-  """P3, Tables 1 to 3: guidance, views and CRF, and what the true classes of each image would give."""
-  wanted = [name for name in rows if name in FAMILIES["guidance"]]
-  keys = (
-    ("mIoU", False),
-    ("aAcc", False),
-    ("vs_base", True),
-    ("vs_base_longer", True),
-    ("oracle_mIoU", False),
-  )
-  out = []
-  for name in wanted if {*wanted} & {*GUIDANCE} else ():
-    cells = [spread(over_seeds(rows[name], key), signed) for key, signed in keys]
-    cells += [spread(over_seeds(rows[name], key)) for key in ("presence_mAP", "presence_mF1")]
-    out.append((f"`{name}`: {rows[name]['description']}", *cells))
-  text = (
-    "With the true classes: the same labels where no class is named that the image's annotation does not show. mAP and "
-    "mF1: how well the global scores name the classes of an image."
-  )
-  heads = ("mIoU", "aAcc", "to base", "to base_longer", "mIoU with the true classes", "mAP", "mF1")
-  return Table("Guidance (P3, Tables 1 to 3)", text, ("row", *heads), tuple(out))
 
 
 def bn_groups(rows: Mapping[str, Any]) -> Table:

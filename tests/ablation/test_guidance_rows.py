@@ -5,6 +5,7 @@ import pytest
 from errseg_jax import cli
 from errseg_jax.ablation import run
 from errseg_jax.ablation.guidance_rows import GUIDANCE
+from errseg_jax.ablation.guidance_tables import guidance_tables
 from errseg_jax.ablation.rows import FAMILIES
 from errseg_jax.ablation.shared import in_common
 from errseg_jax.assemble import with_defaults
@@ -53,16 +54,11 @@ def test_rows_turn_on_what_they_are_about_and_nothing_else(config, tmp_path):
   config.crf.iterations = 3
   seen = {name: run.row_config(config, tmp_path, 0, name) for name in ("base", "guided", *GUIDANCE)}
   several = {name for name, row in seen.items() if row.views.mirror}
-  assert several == {
-    "base_views",
-    "guided_mean",
-    "guided_max",
-    "guided_mean_max",
-    "guided_learned",
-    "guided_all",
-  }
+  views = ("guided_mean", "guided_max", "guided_mean_max", "guided_learned", "guided_mean_crf", "guided_all")
+  assert several == {"base_views", *views}
   smooth = {name for name, row in seen.items() if row.crf.iterations}
-  assert smooth == {"guided_potts", "guided_crf", "guided_learned_crf", "guided_all"}
+  alone = ("guided_potts", "guided_crf", "guided_dense_crf", "guided_learned_crf")
+  assert smooth == {*alone, "guided_mean_crf", "guided_all"}
 
 
 def test_a_guided_config_keeps_its_own_guidance(config, tmp_path):
@@ -100,4 +96,31 @@ def test_rows_are_trained_tuned_and_told(config, tmp_path, monkeypatch):
   assert (tmp_path / "seed0/guided_crf/tuned.json").exists()
   assert told["guided"]["mean"]["presence_mF1"] is not None
   text = (tmp_path / "ablation.md").read_text()
-  assert "## Guidance (P3, Tables 1 to 3)" in text
+  assert "## Guidance (P3)" in text
+  assert "## Pooling of six views (P3, Table 2)" in text
+  assert "## True classes known" not in text  # its row was not asked for
+
+
+def row(*mious, known=None):
+  scores = {"aAcc": 90.0, "vs_base": 1.0, "vs_base_longer": 1.0, "presence_mAP": None, "presence_mF1": None}
+  runs = {str(s): {**scores, "mIoU": m, "oracle_mIoU": known} for s, m in enumerate(mious)}
+  return {"description": "", "seeds": runs}
+
+
+def test_tables_are_laid_out_as_the_papers_with_paired_differences():
+  rows = {
+    "base_views": row(40.0, 42.0, known=50.0),
+    "guided_mean": row(41.0, 44.0),
+    "guided_all": row(45.0, known=60.0),
+  }
+  everything, known, pooling, steps = guidance_tables(rows)
+  assert [line[0] for line in everything.rows] == [f"`{name}`: " for name in rows]
+  assert known.rows == (
+    ("without the true classes", "41.00 ± 1.41", ""),
+    ("with them", "50.00 ± 0.00", "+9.00 ± 1.41"),
+  )
+  assert pooling.rows == (("mean", "42.50 ± 2.12", ""),)
+  assert steps.rows[1] == ("+ guidance", "42.50 ± 2.12", "+1.50 ± 0.71")
+  assert steps.rows[2][1:] == ("45.00", "+5.00")  # seed 0 alone, against seed 0
+  assert steps.rows[3] == ("+ true classes", "60.00", "+20.00")
+  assert guidance_tables({"base": row(1.0)}) == ()

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from errseg_jax.ablation import plots, tables
+from errseg_jax.ablation.markdown_table import spread
 from errseg_jax.ablation.summary import deviation, differences, mean, seconds
-from errseg_jax.ablation.tables import budget_note, spread
+from errseg_jax.ablation.tables import budget_note
 
 
 def test_a_spread_is_mean_and_sample_deviation():
