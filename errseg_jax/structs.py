@@ -109,8 +109,9 @@ class Prediction:
   Attributes:
     labels: uint8, the corrected (fused) label map.
     semantic_labels: uint8, the frozen network's own.
-    detail_labels: uint8, the detail branch's own.
-    error_probability: float32 0..1, calibrated P(semantic label is wrong).
+    detail_labels: uint8, the detail branch's own; the network's, of a run without.
+    error_probability: float32 0..1, calibrated P(semantic label is wrong); of a run without an error branch
+      1 - max probability.
   """
 
   labels: jax.Array

@@ -46,7 +46,7 @@ def guided(config: ConfigDict, base: str, combine: str = "", crf: str = "") -> C
   return config
 
 
-def guidance_alone(config: ConfigDict, base: str) -> ConfigDict:
+def guided_frozen(config: ConfigDict, base: str) -> ConfigDict:
   """Guidance of the network as it is, frozen."""
   own = {"guided", "guidance"} & {*config.order}
   section = config.stages.guidance if own else config.stages.detail
@@ -66,7 +66,7 @@ def base_views(config: ConfigDict, base: str) -> ConfigDict:
 
 GUIDANCE: dict[str, tuple[str, Callable[[ConfigDict, str], ConfigDict]]] = {
   "base_views": ("the base, mean of six views (three scales, mirrored)", base_views),
-  "guidance": ("guidance learned on the frozen base", guidance_alone),
+  "guided_frozen": ("guidance learned on the frozen base", guided_frozen),
   "guided": ("the base trained on together with guidance", guided),
   **{
     f"guided_{combine}": (f"the same, {what} of six views", functools.partial(guided, combine=combine))

@@ -18,19 +18,28 @@ from errseg_jax.inference.smoothing import smoothed
 from errseg_jax.metrics.calibration import calibrated
 from errseg_jax.models.crf import GuidanceCRF
 from errseg_jax.models.error_aware import ErrorAware, infer
+from errseg_jax.models.error_branch import max_probability_logit
 from errseg_jax.models.tiles import added, band, empty
 from errseg_jax.structs import DatasetInfo, Outputs, Prediction
 
 
 def to_prediction(outputs: Outputs, scores: jax.Array, choice: dict[str, jax.Array]) -> Prediction:
-  """`rebalanced` logits, and the class scores of the labels that are handed out -> labels and calibrated P_ep."""
+  """`rebalanced` logits, and the class scores of the labels that are handed out -> labels and calibrated P_ep.
+
+  Without an error branch 1 - max P_sb stands in for P_ep, at the temperature that was chosen, where one was; without a
+  detail branch its labels are the network's.
+  """
   maps = {
     "labels": scores,
     "semantic_labels": outputs.semantic,
-    "detail_labels": outputs.detail,
+    "detail_labels": outputs.semantic if outputs.detail is None else outputs.detail,
   }
   labels = {k: v.argmax(-1).astype(jnp.uint8) for k, v in maps.items()}
-  probability = jax.nn.sigmoid(calibrated(outputs.error, choice)).astype(jnp.float32)
+  if outputs.error is None:
+    error = max_probability_logit(outputs.semantic / choice["temperature"])
+  else:
+    error = calibrated(outputs.error, choice)
+  probability = jax.nn.sigmoid(error).astype(jnp.float32)
   return Prediction(error_probability=probability, **labels)
 
 
@@ -52,6 +61,7 @@ class TrainedNetwork:
     model: the network.
     variables: its parameters and statistics.
     choice: calibration, fusion, threshold.
+    branches: of "error" and "detail", those that the run trained.
     crf: that labels are smoothed by; None without.
   """
 
@@ -60,6 +70,7 @@ class TrainedNetwork:
   model: ErrorAware
   variables: Any
   choice: Choice
+  branches: tuple[str, ...] = ("error", "detail")
   crf: GuidanceCRF | None = None
 
   def _told(
@@ -75,7 +86,7 @@ class TrainedNetwork:
   @functools.cached_property
   def _forward(self):
     def forward(variables, image, choice):
-      return self._told(variables, infer(self.model, variables, image), choice, image)
+      return self._told(variables, infer(self.model, variables, image, self.branches), choice, image)
 
     return jax.jit(forward)
 
@@ -86,7 +97,7 @@ class TrainedNetwork:
     assert tiles is not None
 
     def function(variables):
-      return functools.partial(infer, untiled, variables)
+      return functools.partial(infer, untiled, variables, wanted=self.branches)
 
     def start(variables, rows):
       return empty(function(variables), rows, rows.shape[1], tiles)

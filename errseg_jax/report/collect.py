@@ -42,6 +42,10 @@ def report(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
     "confusion_fused": arrays.get("confusion.fused", arrays["confusion.semantic"]),
   }
   network = load(workdir, config)
+  if missing := {"error", "detail"} - {*network.branches}:
+    raise UserError(
+      f"{workdir}: this run trained no {' and no '.join(sorted(missing))} branch (config.order); a report is about it"
+    )
   source = assemble.dataset(config).source(results["split"])
   gallery = make_gallery(network, source, [str(n) for n in arrays["worst.names"]])
   path = workdir / "report.html"

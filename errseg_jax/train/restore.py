@@ -8,7 +8,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from errseg_jax import assemble
-from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.network import TrainedNetwork
 from errseg_jax.inference.tuned import tuned_arrays
@@ -75,12 +74,9 @@ def load(workdir: str | pathlib.Path, config: ConfigDict | None = None) -> Train
   """
   workdir = pathlib.Path(workdir)
   config = load_config(workdir) if config is None else config
-  if missing := {"error", "detail"} - set(trained_branches(plan(config))):
-    raise UserError(
-      f"{workdir}: this run trained no {' and no '.join(sorted(missing))} branch (config.order)"
-    )
-  choice = Choice.load(workdir)
+  branches = trained_branches(plan(config))
+  choice = Choice.load(workdir) if "detail" in branches else Choice()
   info = assemble.dataset(config).info
   model = assemble.model(config, info.num_classes)
   variables = resting_variables(config, workdir, model)
-  return TrainedNetwork(config, info, model, variables, choice, assemble.crf(config))
+  return TrainedNetwork(config, info, model, variables, choice, branches, assemble.crf(config))

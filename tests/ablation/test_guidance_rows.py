@@ -6,7 +6,7 @@ from errseg_jax import cli
 from errseg_jax.ablation import run
 from errseg_jax.ablation.guidance_rows import GUIDANCE
 from errseg_jax.ablation.guidance_tables import guidance_tables
-from errseg_jax.ablation.rows import FAMILIES
+from errseg_jax.ablation.rows import FAMILIES, ROWS
 from errseg_jax.ablation.shared import in_common
 from errseg_jax.assemble import with_defaults
 from errseg_jax.cli import main
@@ -26,7 +26,7 @@ def test_a_row_spends_what_the_branches_do(name, config, tmp_path):
   (stage,) = plan(row)
   own = config.stages
   assert stage.steps == (own.semantic.steps if name == "base_views" else own.error.steps + own.detail.steps)
-  assert stage.kind == {"base_views": "semantic", "guidance": "guidance"}.get(name, "guided")
+  assert stage.kind == {"base_views": "semantic", "guided_frozen": "guidance"}.get(name, "guided")
   assert config.to_json() == before
 
 
@@ -34,7 +34,7 @@ def test_rows_that_only_see_or_smooth_otherwise_share_their_training(config, tmp
   guided = run.row_config(config, tmp_path, 0, "guided")
   for name in GUIDANCE:
     shared = in_common(run.row_config(config, tmp_path, 0, name), guided)
-    assert shared == ([] if name in ("base_views", "guidance") else ["guided"])
+    assert shared == ([] if name in ("base_views", "guided_frozen") else ["guided"])
   assert in_common(
     run.row_config(config, tmp_path, 0, "base_views"), run.row_config(config, tmp_path, 0, "base")
   )
@@ -65,7 +65,9 @@ def test_a_guided_config_keeps_its_own_guidance(config, tmp_path):
   config = config.copy_and_resolve_references()
   config.order, config.stages.guided.steps, config.stages.guidance.steps = ("guided",), 7, 9
   config.guidance.hidden = 5
-  rows = {name: run.row_config(config, tmp_path, 0, name) for name in ("base_longer", "guided", "guidance")}
+  rows = {
+    name: run.row_config(config, tmp_path, 0, name) for name in ("base_longer", "guided", "guided_frozen")
+  }
   assert {row.guidance.hidden for row in rows.values()} == {5}
   assert [plan(row)[0].steps for row in rows.values()] == [7, 7, 7]
 
@@ -77,6 +79,10 @@ def test_tuning_needs_images_that_are_not_reported(tiny_config, tmp_path):
   run.check("guided", run.row_config(config, tmp_path, 0, "guided"))
 
 
+def test_no_row_has_the_name_of_a_family():
+  assert not {*FAMILIES} & {*ROWS}
+
+
 def test_the_family_has_the_control(config):
   assert run.chosen(["guidance"], config) == list(FAMILIES["guidance"])
   assert FAMILIES["guidance"][:2] == ("base", "base_longer")
@@ -85,7 +91,7 @@ def test_the_family_has_the_control(config):
 @pytest.mark.slow
 def test_rows_are_trained_tuned_and_told(config, tmp_path, monkeypatch):
   monkeypatch.setattr(cli, "required_config", lambda args: config)
-  rows = "base_longer,guidance,guided,guided_mean,guided_crf"
+  rows = "base_longer,guided_frozen,guided,guided_mean,guided_crf"
   assert main(["ablate", f"--workdir={tmp_path}", f"--rows={rows}", "--seeds=1"]) == 0
   told = json.loads((tmp_path / "ablation.json").read_text())["rows"]
   for name in rows.split(","):

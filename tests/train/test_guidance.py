@@ -1,5 +1,6 @@
 """Guidance in training: with the network, on a frozen one, and under the branches."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -111,6 +112,17 @@ def test_a_guided_stage_may_come_first(tiny_config, tmp_path):
   assert [s.groups for s in plan(config)] == [("segmenter", "guidance")]
   Trainer(config, tmp_path / "run").run()
   assert evaluate(load_config(tmp_path / "run"), tmp_path / "run", "val")["presence"]["mF1"] is not None
+  check_prediction_without_branches(tmp_path / "run")
+
+
+def check_prediction_without_branches(workdir):
+  network = load(workdir)
+  image = np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8)
+  told = network.predict(image)
+  logits = network.model.apply(network.variables, image[None], wanted=()).semantic[0]
+  for labels in (told.labels, told.semantic_labels, told.detail_labels):
+    np.testing.assert_array_equal(labels, logits.argmax(-1))
+  np.testing.assert_allclose(told.error_probability, 1 - jax.nn.softmax(logits).max(-1), atol=1e-5)
 
 
 @pytest.mark.parametrize(
