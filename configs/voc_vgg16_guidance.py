@@ -11,7 +11,6 @@ Ours: times and scores not measured. `:runlocal` rehearses every step with small
 """
 
 from errseg_jax.config import default_config, runlocal, stage
-from errseg_jax.data.class_names import VOC
 from errseg_jax.errors import UserError
 
 STEPS = 160_000  # one image at a time, 15 epochs; the paper does not say how many
@@ -19,7 +18,8 @@ STEPS = 160_000  # one image at a time, 15 epochs; the paper does not say how ma
 
 def get_config(arg=None):
   config = default_config()
-  config.data = {"name": "folders", "root": "", "class_names": VOC}
+  config.data = {"name": "voc", "root": ""}
+  config.splits.train = "trainaug"
   config.transform.crop_size = (512, 512)
   config.transform.rotation, config.transform.photometric = 0.0, 0.0
   config.loader.eval_batch_size = 1

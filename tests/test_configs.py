@@ -32,7 +32,7 @@ COUNTS = {"train": 4, "val": 4}
 SUBNETS = {
   "cityscapes_resnet101_subnets": ("cityscapes", "cityscapes", 100, 2975),
   "cityscapes_wrn38_subnets": ("cityscapes", "cityscapes", 100, 2975),
-  "voc_resnet101_subnets": ("folders", "voc", 80, 10582),
+  "voc_resnet101_subnets": ("voc", "voc", 80, 10582),
 }
 
 

@@ -1,4 +1,4 @@
-"""The semantic networks of other runs."""
+"""The semantic networks of other runs, and their guidance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from errseg_jax import assemble
 from errseg_jax.errors import UserError
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.train.checkpoints import StageCheckpoints
-from errseg_jax.train.stages import plan
+from errseg_jax.train.stages import Stage, plan
 from errseg_jax.train.state import Variables, merge, split
 from errseg_jax.train.workdir import load_config
 
@@ -40,11 +40,11 @@ def check_given(config: ConfigDict) -> None:
     UserError: preprocessing differs from that of the other run, or the images that are held out do.
   """
   given = load_config(pathlib.Path(config.segmenter.init))
-  for part, what in ((("guided",), "guidance"), (("guidance",), "guidance"), (("subnets",), "subnets")):
-    if {*part} & {*given.order} and not {*part} & {*config.order}:
+  for what, stages in (("guidance", {"guided", "guidance"}), ("subnets", {"subnets"})):
+    if stages & {*given.order} and not stages & {*config.order}:
       raise UserError(
         f"segmenter.init={config.segmenter.init} has {what}, which would be left behind: train it in this run too, "
-        f"config.order={(*part, *config.order)}, or give a network without"
+        f"config.order={(what, *config.order)}, or give a network without"
       )
   pairs = [(f"segmenter.{key}", given.segmenter[key], config.segmenter[key]) for key in PREPROCESSING]
   if _images(given) == _images(config) and (
@@ -74,16 +74,11 @@ def segmenter_of(workdir: pathlib.Path, like: Variables) -> Variables:
   """
   config = load_config(workdir)
   stages = {stage.name: stage for stage in plan(config)}
-  last = next((name for name in ("finetune", "semantic", "guided", "cascade") if name in stages), "")
+  last = next((name for name in ("guided", "finetune", "semantic", "cascade") if name in stages), "")
   if not last:
     return segmenter_of(pathlib.Path(config.segmenter.init), like)
-  if others := {*stages[last].groups} - {"segmenter"}:  # trained, and saved, with it
-    model = assemble.model(config, assemble.dataset(config).info.num_classes)
-    like = merge(split(abstract_variables(model), others)[0], like)
-  steps = stages[last].steps
-  checkpoints = StageCheckpoints(workdir, last, steps, config.train.select, create=False)
   try:
-    return split(checkpoints.result(like), ("segmenter",))[0]
+    return _trained(config, workdir, stages[last], like, "segmenter")
   except UserError as error:
     if "segmenter/head" not in str(error) or "segmenter/backbone" in str(error):
       raise
@@ -91,6 +86,29 @@ def segmenter_of(workdir: pathlib.Path, like: Variables) -> Variables:
       f"{error}. For other classes or another head take its backbone alone: "
       f"--config.segmenter.backbone_weights={workdir}"
     ) from None
+
+
+def guidance_of(workdir: pathlib.Path, like: Variables) -> Variables:
+  """The guidance of another run; nothing where it has none.
+
+  Raises:
+    UserError: not trained, or of other sizes.
+  """
+  config = load_config(workdir)
+  stage = next((stage for stage in plan(config) if "guidance" in stage.groups), None)
+  return {} if stage is None else _trained(config, workdir, stage, like, "guidance")
+
+
+def _trained(
+  config: ConfigDict, workdir: pathlib.Path, stage: Stage, like: Variables, group: str
+) -> Variables:
+  """One group of what a stage of another run handed on, of the shapes of `like`."""
+  if others := {*stage.groups} - {group}:  # trained, and saved, with it
+    model = assemble.model(config, assemble.dataset(config).info.num_classes)
+    like = merge(split(abstract_variables(model), others)[0], like)
+  checkpoints = StageCheckpoints(workdir, stage.name, stage.steps, config.train.select, create=False)
+  try:
+    return split(checkpoints.result(like), (group,))[0]
   finally:
     checkpoints.close()
 

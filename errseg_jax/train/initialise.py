@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.train.backbone_weights import load_backbone
-from errseg_jax.train.given import IMAGE, check_given, segmenter_of
+from errseg_jax.train.given import IMAGE, check_given, guidance_of, segmenter_of
 from errseg_jax.train.state import Variables, merge, split
 
 # A draw for each of some hundred arrays: compiled once, run once, and on a CPU three times as fast to compile so.
@@ -25,12 +25,15 @@ def random_variables(model: ErrorAware, config: ConfigDict) -> Variables:
 
 
 def initial_variables(model: ErrorAware, config: ConfigDict) -> Variables:
-  """All groups at step 0 of a run; the given network or backbone weights in place."""
+  """All groups at step 0 of a run; the given network, with its guidance, or backbone weights in place."""
   variables = random_variables(model, config)
   if config.segmenter.init:
     check_given(config)
-    given = segmenter_of(pathlib.Path(config.segmenter.init), split(variables, ("segmenter",))[0])
-    return merge(variables, given)
+    workdir = pathlib.Path(config.segmenter.init)
+    variables = merge(variables, segmenter_of(workdir, split(variables, ("segmenter",))[0]))
+    if model.guidance is not None:
+      variables = merge(variables, guidance_of(workdir, split(variables, ("guidance",))[0]))
+    return variables
   if config.segmenter.backbone_weights:
     like = {kind: tree.get("segmenter", {}).get("backbone", {}) for kind, tree in variables.items()}
     loaded = load_backbone(pathlib.Path(config.segmenter.backbone_weights), like, config)

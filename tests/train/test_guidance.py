@@ -11,6 +11,7 @@ from errseg_jax.errors import UserError
 from errseg_jax.evaluate import evaluate
 from errseg_jax.losses import GuidedLoss, SemanticLoss
 from errseg_jax.structs import Outputs
+from errseg_jax.train.initialise import initial_variables
 from errseg_jax.train.restore import load, trained_variables
 from errseg_jax.train.stages import plan
 from errseg_jax.train.trainer import Trainer
@@ -161,3 +162,22 @@ def test_guidance_is_not_left_behind(stacked, tiny_config, tmp_path):
   )
   with pytest.raises(UserError, match="guidance, which would be left behind"):
     Trainer(config, tmp_path / "run").run()
+
+
+@pytest.mark.parametrize("kind", ["guided", "guidance"])
+def test_a_guided_run_hands_on_network_and_guidance(kind, stacked, tiny_config):
+  """To be fine-tuned on other images, or under branches that are trained anew."""
+  config = with_defaults(tiny_config(order=(kind,), segmenter__init=str(stacked)))
+  model = assemble.model(config, 3)
+  started = initial_variables(model, config)["params"]
+  given = load_config(stacked)
+  trained = trained_variables(given, stacked, assemble.model(given, 3))["params"]
+  for group in ("segmenter", "guidance"):
+    jax.tree.map(np.testing.assert_array_equal, started[group], trained[group])
+  assert np.abs(started["guidance"]["classes"]["kernel"]).max() > 0  # at random it is zero
+
+
+def test_guidance_of_another_size_is_refused(stacked, tiny_config):
+  config = with_defaults(tiny_config(order=("guided",), segmenter__init=str(stacked), guidance__hidden=5))
+  with pytest.raises(UserError, match="guidance"):
+    initial_variables(assemble.model(config, 3), config)

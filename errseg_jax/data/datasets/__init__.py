@@ -9,11 +9,13 @@ from errseg_jax.data.datasets.ade20k import ADE20K
 from errseg_jax.data.datasets.base import Dataset, Sample, Source
 from errseg_jax.data.datasets.camvid import CamVid
 from errseg_jax.data.datasets.cityscapes import Cityscapes
+from errseg_jax.data.datasets.coco import COCO
 from errseg_jax.data.datasets.folders import Folders
 from errseg_jax.data.datasets.pairs import Pairs
 from errseg_jax.data.datasets.scenes import Scenes
 from errseg_jax.data.datasets.sift_flow import SIFTFlow
 from errseg_jax.data.datasets.stanford_background import StanfordBackground
+from errseg_jax.data.datasets.voc import VOC
 from errseg_jax.errors import UserError
 
 __all__ = ["DATASETS", "Dataset", "Sample", "Source", "build"]
@@ -23,6 +25,8 @@ DATASETS: dict[str, type[Dataset]] = {
   "camvid": CamVid,
   "cityscapes": Cityscapes,
   "ade20k": ADE20K,
+  "voc": VOC,
+  "coco": COCO,
   "sift_flow": SIFTFlow,
   "stanford_background": StanfordBackground,
   "folders": Folders,
