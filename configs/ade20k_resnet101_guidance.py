@@ -19,6 +19,7 @@ STEPS = 100_000  # about 80 epochs; the paper does not say how many
 def get_config(arg=None):
   config = default_config()
   config.data = {"name": "ade20k", "root": ""}
+  config.splits.runs = 0  # photographs, not frames of a video
   config.loader.threads = 8
   config.loader.eval_batch_size = 1
   config = guided_resnet101(config, STEPS)

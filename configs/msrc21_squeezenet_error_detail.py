@@ -42,6 +42,7 @@ DETAIL_STEPS, ERROR_STEPS = 1000, 150
 def get_config(arg=None):
   config = default_config()
   config.data = {"name": "folders", "root": "", "class_names": tuple(CLASSES)}
+  config.splits.runs = 0  # photographs, not frames of a video
   config.transform.crop_size = (160, 192)
   config.transform.scale_max = 1.5
   config.segmenter.backbone = {"name": "squeezenet", "output_stride": 16}

@@ -20,6 +20,7 @@ STEPS = 20_000  # 143 epochs of the images that are not held out, 16 at a time
 def get_config(arg=None):
   config = default_config()
   config.data = {"name": "sift_flow", "root": "", "task": "semantic"}
+  config.splits.runs = 0  # photographs, not frames of a video
   config.splits.val = "test"
   config.transform.crop_size = (241, 241)
   config.loader.threads = 8

@@ -20,6 +20,7 @@ STEPS = 6_000  # 186 epochs of the images that are not held out, 16 at a time
 def get_config(arg=None):
   config = default_config()
   config.data = {"name": "stanford_background", "root": "", "task": "regions", "fold": 0}
+  config.splits.runs = 0  # photographs, not frames of a video
   config.splits.val = "test"
   config.transform.crop_size = (225, 289)
   config.loader.threads = 8

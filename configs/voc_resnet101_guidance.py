@@ -24,6 +24,7 @@ TRAIN_STEPS = 4000  # about 45
 def get_config(arg=None):
   config = default_config()
   config.data = {"name": "voc", "root": ""}
+  config.splits.runs = 0  # photographs, not frames of a video
   config.splits.train = "trainaug"
   config.loader.threads = 8
   config.loader.eval_batch_size = 1

@@ -20,6 +20,7 @@ STEPS = 105_800  # 80 epochs of 10582 images, 8 at a time; the paper does not sa
 def get_config(arg=None):
   config = default_config()
   config.data = {"name": "voc", "root": ""}
+  config.splits.runs = 0  # photographs, not frames of a video
   config.splits.train = "trainaug"
   config.transform.crop_size = (513, 513)
   config.transform.rotation, config.transform.photometric = 0.0, 0.0  # the paper has crops and mirroring

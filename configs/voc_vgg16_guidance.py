@@ -19,6 +19,7 @@ STEPS = 160_000  # one image at a time, 15 epochs; the paper does not say how ma
 def get_config(arg=None):
   config = default_config()
   config.data = {"name": "voc", "root": ""}
+  config.splits.runs = 0  # photographs, not frames of a video
   config.splits.train = "trainaug"
   config.transform.crop_size = (512, 512)
   config.transform.rotation, config.transform.photometric = 0.0, 0.0

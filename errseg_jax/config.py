@@ -82,6 +82,7 @@ def default_config() -> ConfigDict:
   config.splits.val = "val"  # reported, never chosen on
   config.splits.choose = ""  # "": hold out choose_fraction of the training images
   config.splits.choose_fraction = 0.1
+  config.splits.runs = 4  # of neighbours, such as video frames, that held-out images lie in; 0: single images
   config.splits.error_source = "train"  # whose errors train the branches: or "holdout", "crossfit", "strong"
   config.splits.holdout_fraction = 0.25
   config.splits.folds = 3  # of "crossfit"

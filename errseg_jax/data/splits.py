@@ -10,7 +10,6 @@ import numpy as np
 
 from errseg_jax.errors import UserError
 
-BLOCKS = 4  # runs of neighbours that are held out
 ERROR_SOURCES = ("train", "holdout", "crossfit", "strong")
 
 
@@ -41,32 +40,35 @@ def stretches(source: Any, count: int) -> list[Subset]:
   return [Subset(source, part) for part in parts]
 
 
-def held_out(count: int, fraction: float, offset: float) -> np.ndarray:
-  """Indices of a held-out share, as BLOCKS runs of neighbours spread over the list.
-
-  Neighbouring names are often frames of one video: held out one by one, each would have its near-duplicate in
-  the training part.
+def held_out(count: int, fraction: float, offset: float, runs: int) -> np.ndarray:
+  """Indices of a held-out share, as runs of neighbours spread over the list.
 
   Args:
     count: number of samples.
     fraction: share to hold out, 0..1.
     offset: where in its stretch a run starts, 0..1; parts with other offsets are disjoint if their
       fractions leave room.
+    runs: how many; 0: one for each sample that is held out.
   """
-  edges = np.arange(BLOCKS) * count / BLOCKS + offset * count / BLOCKS
-  runs = [np.arange(round(e), round(e + fraction * count / BLOCKS)) for e in edges]
-  return np.unique(np.concatenate(runs).clip(0, count - 1)).astype(int) if fraction else np.zeros(0, int)
+  runs = runs or max(1, round(fraction * count))
+  starts = (np.arange(runs) + offset) * count / runs
+  ends = starts + fraction * count / runs
+  # np.round takes halves to even numbers, by which single images would become none or two.
+  edges = np.floor(np.stack([starts, ends], -1) + 0.5).astype(int)
+  parts = [np.arange(*pair) for pair in edges]
+  return np.unique(np.concatenate(parts).clip(0, count - 1)).astype(int) if fraction else np.zeros(0, int)
 
 
-def folds(count: int, number: int) -> list[np.ndarray]:
-  """Indices of `number` disjoint parts that make up the whole, each of BLOCKS runs of neighbours as `held_out`.
+def folds(count: int, number: int, runs: int) -> list[np.ndarray]:
+  """Indices of `number` disjoint parts that make up the whole, each of runs of neighbours as `held_out`.
 
   Args:
     count: of samples.
     number: of folds.
+    runs: of each fold; 0: one for each sample.
   """
-  runs = np.array_split(np.arange(count), max(number, min(count, number * BLOCKS)))
-  return [np.concatenate(runs[k::number]) for k in range(number)]
+  parts = np.array_split(np.arange(count), max(number, min(count, number * runs if runs else count)))
+  return [np.concatenate(parts[k::number]) for k in range(number)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,9 @@ class Splits:
       `choose_fraction` of the training split, which then trains nothing. Naming `val` itself chooses both ways:
       on each half of its images for the other half.
     choose_fraction: that share.
+    runs: of neighbours, that held-out images lie in: names that follow one another are often frames of one video, and
+      an image held out by itself would have its near-duplicate in the training part. 0: each by itself, spread evenly,
+      for single photographs, whose names are often sorted by what they show.
     error_source: "train": the branches learn from the errors on the semantic network's own training images
       (P0). "holdout": from images it never saw, `holdout_fraction` of the training split. "crossfit": `folds`
       networks are trained as it is, each without one fold of its images, and the branches learn on every image
@@ -94,6 +99,7 @@ class Splits:
   val: str = "val"
   choose: str = ""
   choose_fraction: float = 0.1
+  runs: int = 4
   error_source: str = "train"
   holdout_fraction: float = 0.25
   folds: int = 3
@@ -116,6 +122,8 @@ class Splits:
       raise UserError(f"splits.error_source={self.error_source!r}: known are {', '.join(ERROR_SOURCES)}")
     if self.error_source == "strong" and self.strength <= 0:
       raise UserError(f"splits.strength={self.strength} must be above 0")
+    if self.runs < 0:
+      raise UserError(f"splits.runs={self.runs} must be 0 (images held out one by one) or more")
     if self.choose == self.train:
       raise UserError(
         f"splits.choose={self.choose!r} is also the training split: name another, or leave it empty "
@@ -130,8 +138,8 @@ class Splits:
       raise UserError(
         "splits: choose_fraction and holdout_fraction must leave a tenth of the images to train on"
       )
-    chosen = held_out(len(whole), choose, 0.05)
-    held = np.setdiff1d(held_out(len(whole), hold, 0.05 + choose), chosen)
+    chosen = held_out(len(whole), choose, 0.05, self.runs)
+    held = np.setdiff1d(held_out(len(whole), hold, 0.05 + choose, self.runs), chosen)
     rest = np.setdiff1d(np.arange(len(whole)), np.concatenate([chosen, held]))
     part = dataset.source(self.choose) if self.choose else Subset(whole, chosen)
     least = 4 if self.both_ways else 2
@@ -156,7 +164,7 @@ class Splits:
       raise UserError(
         f"splits.folds={self.folds} must be at least 2 and at most the {len(semantic)} images of the semantic stage"
       )
-    parts = [semantic.indices[fold] for fold in folds(len(semantic), self.folds)]
+    parts = [semantic.indices[fold] for fold in folds(len(semantic), self.folds, self.runs)]
     without = [np.setdiff1d(semantic.indices, part) for part in parts]
     out = {f"fold{k}": Subset(semantic.source, part) for k, part in enumerate(parts)}
     return out | {f"without_fold{k}": Subset(semantic.source, rest) for k, rest in enumerate(without)}

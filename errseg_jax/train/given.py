@@ -18,7 +18,7 @@ from errseg_jax.train.state import Variables, merge, split
 from errseg_jax.train.workdir import load_config
 
 PREPROCESSING = ("mean", "std", "channels", "size_remainder")
-HOLDS_OUT = ("train", "choose", "choose_fraction")
+HOLDS_OUT = ("train", "choose", "choose_fraction", "runs")
 HOLDS_OUT_MORE = ("error_source", "holdout_fraction")  # where either run's error_source is "holdout"
 IMAGE = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)  # any size gives the same variables
 

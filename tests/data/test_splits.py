@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from errseg_jax.data.splits import BLOCKS, Splits, folds
+from errseg_jax.data.splits import Splits, folds, held_out
 from errseg_jax.errors import UserError
 
 
@@ -32,19 +32,54 @@ class Video:
     return Frames(split, self.count if split == "train" else 10)
 
 
+RUNS = 4
+
+
+@pytest.mark.parametrize("runs", [RUNS, 0])
 @pytest.mark.parametrize(("count", "number"), [(100, 3), (23, 2), (7, 3), (3, 3)])
-def test_folds_are_disjoint_and_make_up_the_whole(count, number):
-  parts = folds(count, number)
+def test_folds_are_disjoint_and_make_up_the_whole(count, number, runs):
+  parts = folds(count, number, runs)
   assert len(parts) == number
   assert sorted(np.concatenate(parts)) == list(range(count))
-  assert max(map(len, parts)) - min(map(len, parts)) <= BLOCKS
+  assert max(map(len, parts)) - min(map(len, parts)) <= RUNS
 
 
 def test_a_fold_is_a_few_runs_of_neighbours_from_all_over_the_list():
-  for part in folds(100, 3):
-    assert 1 + (np.diff(part) > 1).sum() == BLOCKS
+  for part in folds(100, 3, RUNS):
+    assert 1 + (np.diff(part) > 1).sum() == RUNS
     assert part[0] < 25
     assert part[-1] >= 75
+
+
+def test_folds_of_photographs_take_every_third_image():
+  assert [list(part) for part in folds(7, 3, 0)] == [[0, 3, 6], [1, 4], [2, 5]]
+
+
+@pytest.mark.parametrize(("runs", "longest"), [(RUNS, 9), (0, 1)])
+def test_held_out_images_lie_in_runs_or_by_themselves(runs, longest):
+  """372 photographs sorted by what they show, 20 things: runs of neighbours would take half of what few things have."""
+  held = held_out(372, 0.1, 0.05, runs)
+  assert len(held) in (36, 37)
+  parts = np.split(held, np.flatnonzero(np.diff(held) > 1) + 1)
+  assert max(map(len, parts)) == longest
+  if not runs:
+    assert np.unique(held * 20 // 372, return_counts=True)[1].tolist() == pytest.approx([2] * 20, abs=1)
+
+
+@pytest.mark.parametrize("runs", [RUNS, 0])
+def test_what_is_held_out_for_two_purposes_is_apart(runs):
+  sources = Splits(error_source="holdout", runs=runs).sources(Video())
+  names = {key: set(sources[key].names) for key in ("semantic", "branches", "choose")}
+  assert not names["semantic"] & names["choose"]
+  assert not names["branches"] & names["choose"]
+  assert not names["semantic"] & names["branches"]
+  assert len(names["choose"]) == pytest.approx(10, abs=2)
+  assert len(names["branches"]) == pytest.approx(25, abs=5)
+
+
+def test_a_negative_number_of_runs_is_refused():
+  with pytest.raises(UserError, match=r"splits\.runs=-1"):
+    Splits(runs=-1).sources(Video())
 
 
 def test_every_training_image_is_in_one_fold_and_not_in_what_trains_without_it():
