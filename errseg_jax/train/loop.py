@@ -17,6 +17,7 @@ from errseg_jax.sharding import shard_batch
 from errseg_jax.structs import Batch
 from errseg_jax.train.checkpoints import StageCheckpoints
 from errseg_jax.train.confusion import ConfusionInput
+from errseg_jax.train.memory import compiled_step
 from errseg_jax.train.stages import Stage
 from errseg_jax.train.state import TrainState, Variables
 from errseg_jax.train.step import Step
@@ -86,11 +87,13 @@ class Loop:
     Raises:
       Stopped: SIGTERM; the state is saved.
       NotFinite: the loss is NaN or infinite.
+      UserError: a step needs more memory than the device has.
     """
     stage, start = self.stage, int(state.step)
     batches = self.batches(start)
     given = frozen if self.confusion is None else self.confusion.attached(frozen)
     waiting, clock, data_time = list(pending), time.perf_counter(), 0.0
+    program: Any = None
     with progress_bar(stage.name, stage.steps, start) as show:
       for done in range(start + 1, stage.steps + 1):
         if self.confusion is not None and self.confusion.due(done - 1):
@@ -99,7 +102,10 @@ class Loop:
         before = time.perf_counter()
         batch = Batch(**shard_batch(next(batches), self.mesh))
         data_time += time.perf_counter() - before
-        state, metrics = self.step(state, given[(done - 1) % len(given)], batch)
+        network = given[(done - 1) % len(given)]
+        if program is None:
+          program = compiled_step(self.step, stage, state, network, batch)
+        state, metrics = program(state, network, batch)
         waiting.append(metrics)
         ends = done == stage.steps
         logs = done % self.log_every == 0 or ends
