@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from errseg_jax.evaluate import hardware
+from errseg_jax.bench.rounds import in_rounds
+from errseg_jax.inference.speed import hardware
 from errseg_jax.models.guided_filter import guided_filter
 
 RADII = (1, 4, 30)
@@ -40,7 +40,11 @@ def filter_cost(height: int, width: int) -> dict[str, Any]:
     programs[r, "ms"] = jax.jit(functools.partial(guided_filter, radius=r, eps=10.0))
     programs[r, "fast_ms"] = jax.jit(functools.partial(guided_filter, radius=r, eps=10.0, subsample=FAST))
     programs[r, "direct_ms"] = jax.jit(functools.partial(direct_sums, radius=r))
-  found = times(programs, image, probabilities)
+  runs = {
+    key: functools.partial(lambda program: jax.block_until_ready(program(image, probabilities)), program)
+    for key, program in programs.items()
+  }
+  found = in_rounds(runs, ROUNDS)
   rows = []
   for r in RADII:
     own = {name: found[r, name] for name in ("ms", "fast_ms", "direct_ms")}
@@ -57,22 +61,6 @@ def direct_sums(guide: jax.Array, x: jax.Array, radius: int) -> jax.Array:
     for window in ((1, width, 1, 1), (1, 1, width, 1)):
       maps = jax.lax.reduce_window(maps, 0.0, jax.lax.add, window, (1, 1, 1, 1), "same")
   return maps
-
-
-def times(programs: dict[Any, Callable[..., jax.Array]], *arrays: jax.Array) -> dict[Any, np.ndarray]:
-  """Seconds of each program in each round, [ROUNDS]; compilation and a first run come before.
-
-  In a round every program runs once, so that a busy moment of the machine meets all of them.
-  """
-  for program in programs.values():
-    jax.block_until_ready(program(*arrays))
-  seconds = np.zeros((len(programs), ROUNDS))
-  for k in range(ROUNDS):
-    for i, program in enumerate(programs.values()):
-      start = time.perf_counter()
-      jax.block_until_ready(program(*arrays))
-      seconds[i, k] = time.perf_counter() - start
-  return dict(zip(programs, seconds, strict=True))
 
 
 def bench_guided_filter(height: int, width: int, as_json: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from errseg_jax import assemble
+from errseg_jax.bench.rounds import in_rounds
 from errseg_jax.bench.size import size
 from errseg_jax.inference.speed import hardware
 from errseg_jax.models.error_aware import infer, single_pass
@@ -77,10 +78,7 @@ def model_cost(config: ConfigDict, height: int, width: int) -> dict[str, Any]:
 
 
 def times(config: ConfigDict, height: int, width: int) -> dict[str, np.ndarray]:
-  """Seconds of each of PROGRAMS in each round, [ROUNDS]; compilation and a first run come before.
-
-  In a round every program runs once, so that a busy moment of the machine meets all of them.
-  """
+  """Seconds of each of PROGRAMS in each round, [ROUNDS] (`in_rounds`)."""
   model = single_pass(assemble.model(config, assemble.dataset(config).info.num_classes))
   rng = np.random.default_rng(0)
   image = rng.integers(0, 256, (1, height, width, 3), np.uint8)
@@ -94,18 +92,15 @@ def times(config: ConfigDict, height: int, width: int) -> dict[str, np.ndarray]:
     for name, wanted in PROGRAMS.items()
     if name not in same
   }
-  for program in programs.values():
-    jax.block_until_ready(program(variables, image))
-  seconds = np.zeros((len(programs), ROUNDS))
-  for k in range(ROUNDS):
-    for i, program in enumerate(programs.values()):
-      start = time.perf_counter()
-      jax.block_until_ready(program(variables, image))
-      seconds[i, k] = time.perf_counter() - start
-  found = dict(zip(programs, seconds, strict=True))
+  runs = {name: functools.partial(_wait, program, variables, image) for name, program in programs.items()}
+  found = in_rounds(runs, ROUNDS)
   for name, other in same.items():
     found[name] = found[other]
   return found
+
+
+def _wait(program: Callable[..., Any], *arguments: Any) -> None:
+  jax.block_until_ready(program(*arguments))
 
 
 def _ordinary(leaf: jax.ShapeDtypeStruct, rng: np.random.Generator) -> np.ndarray:
