@@ -77,7 +77,7 @@ class Features:
 class Coarse:
   """The maps that the logits of `Outputs` are interpolated from: who reads these needs no full-size class map.
 
-  A full-size map is the half-pixel resize of its coarse one; the semantic one by `align_corners`.
+  A full-size map is `models.layers.resize` of its coarse one.
 
   Attributes:
     semantic: [B, h, w, C], logits.
@@ -86,7 +86,7 @@ class Coarse:
     prior_scale: [], of the error branch's prior; None without a prior.
     prior_offset: [], see prior_scale.
     size: (H, W).
-    align_corners: how the semantic logits are resized.
+    align_corners: how semantic, detail and error are resized.
     residual: see detail.
     prior: "none", "msp" or "detail" (`models.error_branch`).
     detail_weights: class weights that the prior "detail" takes out of the detail logits.
@@ -101,7 +101,7 @@ class Coarse:
   prior_scale: Any = None
   prior_offset: Any = None
   size: tuple[int, int] = struct.field(pytree_node=False, default=(0, 0))
-  align_corners: bool = struct.field(pytree_node=False, default=False)
+  align_corners: tuple[bool, bool, bool] = struct.field(pytree_node=False, default=(False, False, False))
   residual: bool = struct.field(pytree_node=False, default=False)
   prior: str = struct.field(pytree_node=False, default="none")
   detail_weights: tuple[float, ...] = struct.field(pytree_node=False, default=())

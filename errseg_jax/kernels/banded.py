@@ -41,11 +41,10 @@ class Bands:
     given = {"semantic": coarse.semantic, "detail": coarse.detail, "error": coarse.error}
     self.columns: dict[str, np.ndarray] = {}
     self.maps: dict[str, Any] = {}
-    for name, x in given.items():
+    for (name, x), corners in zip(given.items(), coarse.align_corners, strict=True):
       if x is None:
         continue
       x = x[..., None] if name == "error" else x
-      corners = coarse.align_corners and name == "semantic"
       down, across = (
         Blocks.of(low, full, corners, step)
         for low, full, step in zip(x.shape[1:3], coarse.size, (self.rows, COLUMNS), strict=True)
@@ -221,7 +220,8 @@ def banded_sums(coarse: Coarse, label: jax.Array, terms: Terms, confusion: jax.A
 
   @jax.checkpoint
   def band(maps, prior, confusion):
-    full, labels, sums = bands.full(maps, prior), maps["label"], {}
+    full, labels = bands.full(maps, prior), maps["label"]
+    sums: dict[str, jax.Array] = {}
     if terms.rho is not None or terms.wrong:
       sums |= wrong_counts(full["semantic"], labels)
     if terms.rho is not None:
@@ -256,16 +256,17 @@ def banded_labels(
       detail = semantic
     elif weights:
       detail = detail - choice["unweight"] * jnp.log(over_classes(weights, detail.dtype))
-    if full["error"] is None:
-      logit = doubt(semantic / choice["temperature"])[0]
-    else:
-      logit = calibrated(full["error"], choice)
+    alone = full["error"] is None
+    logit = doubt(semantic / choice["temperature"])[0] if alone else calibrated(full["error"], choice)
     error = jax.nn.sigmoid(logit)
     share = detail_share(error, "semantic" if coarse.detail is None else fusion, choice["threshold"])
     share = jnp.expand_dims(share, CLASS)
     fused = share * jax.nn.softmax(detail, CLASS) + (1 - share) * jax.nn.softmax(semantic, CLASS)
-    labels = (x.argmax(CLASS).astype(jnp.uint8) for x in (fused, semantic, detail))
-    return Labels(*labels, error.astype(jnp.float32), fused.max(CLASS).astype(jnp.float32))
+    fused_labels, semantic_labels, detail_labels = (
+      x.argmax(CLASS).astype(jnp.uint8) for x in (fused, semantic, detail)
+    )
+    confidence = fused.max(CLASS).astype(jnp.float32)
+    return Labels(fused_labels, semantic_labels, detail_labels, error.astype(jnp.float32), confidence)
 
   return jax.tree.map(bands.join, jax.lax.map(band, bands.maps))
 

@@ -26,11 +26,9 @@ def taps(low: int, full: int, align_corners: bool = False) -> tuple[np.ndarray, 
     first, int [full], in 0..low - 1, and f, float64 [full]; f is 0 where first is the last pixel.
   """
   pixel = np.arange(full)
-  if align_corners:
-    place = pixel * ((low - 1) / max(full - 1, 1))
-  else:
-    place = (pixel + 0.5) * (low / full) - 0.5
-  place = np.clip(place, 0, low - 1)
+  middle = 0.0 if align_corners else 0.5
+  scale = (low - 1) / max(full - 1, 1) if align_corners else low / full
+  place = np.clip((pixel + middle) * scale - middle, 0, low - 1)
   first = np.floor(place).astype(int)
   return first, place - first
 

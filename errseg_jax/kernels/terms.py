@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,16 +77,16 @@ class Sums:
     area: [B, C], labelled pixels.
   """
 
-  easy: jax.Array | None = None
-  hard: jax.Array | None = None
-  correct: jax.Array | None = None
-  wrong_count: jax.Array | None = None
-  correct_count: jax.Array | None = None
-  detail: jax.Array | None = None
-  weight: jax.Array | None = None
-  overlap: jax.Array | None = None
-  mass: jax.Array | None = None
-  area: jax.Array | None = None
+  easy: Any = None
+  hard: Any = None
+  correct: Any = None
+  wrong_count: Any = None
+  correct_count: Any = None
+  detail: Any = None
+  weight: Any = None
+  overlap: Any = None
+  mass: Any = None
+  area: Any = None
 
   def error_rate(self) -> jax.Array:
     """Wrong pixels among the valid ones, percent; 0 without one."""
