@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from errseg_jax.kernels import Terms, fused_sums
 from errseg_jax.losses import CascadeLoss, GuidedLoss, error_target
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.pixel_losses import weighted_mean
-from errseg_jax.structs import IGNORE, Batch
+from errseg_jax.structs import IGNORE, Batch, Outputs
 from errseg_jax.train.stages import Stage
 from errseg_jax.train.state import TrainState, Variables, merge
 
@@ -45,7 +46,7 @@ def make_loss(model: ErrorAware, stage: Stage, loss: Any) -> Callable:
       mutable=["batch_stats"],
     )
     new = changed.get("batch_stats", {})
-    metrics = {} if "segmenter" in stage.groups else {"error_rate": error_rate(outputs.semantic, batch.label)}
+    metrics = {} if "segmenter" in stage.groups else {"error_rate": error_rate(outputs, batch.label)}
     more = frozen.get("loss", {})
     if isinstance(loss, CascadeLoss | GuidedLoss):
       metrics |= loss.terms(outputs, batch.label, **more)
@@ -54,13 +55,17 @@ def make_loss(model: ErrorAware, stage: Stage, loss: Any) -> Callable:
   return loss_fn
 
 
-def error_rate(semantic: jax.Array, label: jax.Array) -> jax.Array:
-  """Wrong pixels among the labelled ones, percent; 0 without one.
+def error_rate(outputs: Outputs, label: jax.Array) -> jax.Array:
+  """Wrong pixels of the frozen network among the labelled ones, percent; 0 without one.
 
   Args:
-    semantic: [B, H, W, C], logits.
+    outputs: of a forward pass.
     label: uint8 [B, H, W], 255 = ignore.
   """
+  sums = fused_sums(outputs.coarse, label, Terms(wrong=True))
+  if sums is not None:
+    return sums.error_rate()
+  semantic = outputs.semantic
   return 100 * weighted_mean(error_target(semantic, label), label != IGNORE)
 
 
