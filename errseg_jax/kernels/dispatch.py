@@ -53,8 +53,7 @@ def fused_sums(
   told("loss", "pallas", "")
 
   def run(coarse, label, confusion):
-    own = layout(coarse, TILES[platform])
-    return pallas_sums(coarse, label, terms, own, platform, confusion)
+    return pallas_sums(coarse, label, terms, own_layout(coarse, platform), platform, confusion)
 
   return over_devices(run, coarse, (label,), (confusion,))
 
@@ -76,7 +75,7 @@ def fused_labels(
   told("labels", "pallas", "")
 
   def run(coarse, choice):
-    return pallas_labels(coarse, fusion, choice, weights, layout(coarse, TILES[platform]), platform)
+    return pallas_labels(coarse, fusion, choice, weights, own_layout(coarse, platform), platform)
 
   return over_devices(run, coarse, (), (choice,))
 
@@ -117,6 +116,13 @@ def common_layout(coarse: Coarse, platform: str) -> Layout | str:
   if coarse.semantic.dtype == jnp.float64:
     return "float64"
   return layout(coarse, TILES[platform])
+
+
+def own_layout(coarse: Coarse, platform: str) -> Layout:
+  """The layout of a device's part of maps that have one."""
+  found = layout(coarse, TILES[platform])
+  assert isinstance(found, Layout)
+  return found
 
 
 def over_devices(

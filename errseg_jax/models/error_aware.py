@@ -12,8 +12,8 @@ from flax import linen as nn
 
 from errseg_jax.models.cascade import Refine
 from errseg_jax.models.confusion_groups import fuse_groups
-from errseg_jax.models.early_exit import EarlyExit, exit_early
 from errseg_jax.models.detail_branch import DetailBranch
+from errseg_jax.models.early_exit import EarlyExit, exit_early
 from errseg_jax.models.error_branch import ErrorBranch, unweighted
 from errseg_jax.models.layers import resize, resize_twice
 from errseg_jax.models.tiles import Tiles, tiled
@@ -87,7 +87,7 @@ class ErrorAware(nn.Module):
       semantic = self.fused(semantic, groups)
       features = self.joined(features, maps)
     detail, error, auxiliary, stages = None, None, None, ()
-    coarse = self.started(features, size, train)
+    coarse = self.started(features, image, train)
     if features.auxiliary is not None:
       auxiliary = resize(features.auxiliary, size, features.align_corners)
     if "detail" in wanted or ("error" in wanted and self.error.prior == "detail"):
@@ -102,14 +102,14 @@ class ErrorAware(nn.Module):
     base = None if semantic is alone else alone
     return Outputs(semantic, error, detail, auxiliary, stages, base, groups, refined, presence, coarse)
 
-  def started(self, features: Features, size: tuple[int, int], train: Collection[str]) -> Coarse | None:
+  def started(self, features: Features, image: jax.Array, train: Collection[str]) -> Coarse | None:
     """What full-size logits come from, the branches' still missing; None where they are more than interpolated."""
     plain = type(self.error) is ErrorBranch and type(self.detail) is DetailBranch
     if self.kernels == "reference" or self.subnets is not None or not plain:
       return None
     return Coarse(
       features.logits,
-      size=size,
+      size=(image.shape[1], image.shape[2]),
       align_corners=(features.align_corners, False, False),
       residual=self.detail.residual,
       prior=self.error.prior,

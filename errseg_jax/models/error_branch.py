@@ -119,7 +119,9 @@ class ErrorBranch(nn.Module):
     Returns:
       [B, H, W], or a CoarseError.
     """
-    low = self.low_level(image, features.logits, sampled or functools.partial(resize, detail))
+    if sampled is None and detail is not None:
+      sampled = functools.partial(resize, detail)
+    low = self.low_level(image, features.logits, sampled)
     high = low if features.high is None else features.high.astype(self.dtype)
     x = GAU(self.features, self.gate, self.dtype, name="gau")(low, high)
     x = ConvGNReLU(self.features, dtype=self.dtype, name="conv1")(x)
@@ -146,8 +148,7 @@ class ErrorBranch(nn.Module):
   def prior_logit(self, semantic: jax.Array, detail: jax.Array | None) -> jax.Array:
     if self.prior == "msp":
       return max_probability_logit(semantic)
-    if detail is None:
-      raise ValueError("ErrorBranch(prior='detail') needs the detail branch's logits")
+    assert detail is not None
     return disbelief_logit(detail, semantic.argmax(-1))
 
   def low_level(self, image, logits, sampled):
@@ -159,6 +160,8 @@ class ErrorBranch(nn.Module):
     if self.prior != "none":
       inputs.append(confidence_maps(logits))
     if self.prior == "detail":
+      if sampled is None:
+        raise ValueError("ErrorBranch(prior='detail') needs the detail branch's logits")
       inputs.append(jax.nn.softmax(sampled(size)))
     half = self.features // 2
     p = jnp.concatenate(inputs, -1).astype(self.dtype)
