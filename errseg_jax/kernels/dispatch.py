@@ -1,4 +1,4 @@
-"""Which form of a fused operation runs: a Pallas kernel where it applies, bands elsewhere, the reference beside both."""
+"""Which form of a fused operation runs: a Pallas kernel where it applies, else bands; or the reference."""
 
 from __future__ import annotations
 
