@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from errseg_jax.kernels import body
 from errseg_jax.kernels.body import (
-  UNROLLED,
   Scores,
   confusion_slopes,
   confusion_term,
@@ -50,7 +50,7 @@ class Collector:
 
   def start(self) -> list[jax.Array]:
     """The carry of no phase."""
-    if self.num_classes <= UNROLLED:
+    if self.num_classes <= body.UNROLLED:
       return [self.zero] * (self.groups * self.num_classes)
 
     def clear(c, _):
@@ -63,7 +63,7 @@ class Collector:
 
   def add(self, carry: list[jax.Array], values: Sequence[Scores]) -> list[jax.Array]:
     """The carry with one phase's values, of each group by class."""
-    if self.num_classes <= UNROLLED:
+    if self.num_classes <= body.UNROLLED:
       new = [values[g](c) for g in range(self.groups) for c in range(self.num_classes)]
       return [a + b for a, b in zip(carry, new, strict=True)]
 

@@ -20,7 +20,7 @@ def pixels(low, scale, align_corners):
   return scale * (low - 1) + 1 if align_corners else scale * low
 
 
-def make_maps(num_classes=5, low=(3, 4), scale=4, align_corners=False, batch=2, finer=1, seed=0, **fields):
+def make_maps(num_classes=3, low=(2, 3), scale=4, align_corners=False, batch=2, finer=1, seed=0, **fields):
   """A Coarse of random maps, detail logits `finer` times as fine as the others, and labels."""
   rng = np.random.default_rng(seed)
   size = tuple(pixels(n, scale, align_corners) for n in low)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from errseg_jax.kernels import Terms, dispatch, fused_sums
+from errseg_jax.kernels import Terms, body, dispatch, fused_sums
 from errseg_jax.losses import DetailLoss, ErrorLoss
 from errseg_jax.metrics.calibration import Calibration
 from errseg_jax.pixel_losses import Confusion, Focal
@@ -13,7 +13,7 @@ from errseg_jax.structs import Outputs
 from errseg_jax.train.step import error_rate
 
 FORMS = ("banded", "pallas")
-WEIGHTS = (0.5, 2.0, 1.0, 0.25, 1.5)
+WEIGHTS = (0.5, 2.0, 1.0)
 
 
 @pytest.fixture
@@ -35,7 +35,10 @@ def both(kit, confusion):
   ("num_classes", "low", "scale", "align_corners"),
   [(2, (3, 4), 4, False), (19, (3, 5), 4, True), (21, (2, 3), 3, False), (150, (2, 2), 2, True)],
 )
-def test_every_number_of_classes_and_both_grids(kit, both, form, num_classes, low, scale, align_corners):
+def test_every_number_of_classes_and_both_grids(
+  kit, both, monkeypatch, form, num_classes, low, scale, align_corners
+):
+  monkeypatch.setattr(body, "UNROLLED", 2)  # the interpreter's program of 19 classes in a row takes a minute
   coarse, label = kit.make_maps(num_classes, low, scale, align_corners)
   both(ErrorLoss(rho=0.5), coarse, label, form)
   both(DetailLoss("soft", jaccard=2.0), coarse, label, form)
@@ -89,23 +92,21 @@ def test_bfloat16_maps_are_computed_in_float32(kit, both, form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_ignored_images_and_cells_cost_nothing(kit, both, form):
-  coarse, label = kit.make_maps(5, (4, 5), batch=2)
+  coarse, label = kit.make_maps(low=(4, 5))
   label = label.at[0].set(255).at[1, :8].set(255)
-  both(DetailLoss("all", jaccard=1.0), coarse, label, form)
-  both(ErrorLoss(), coarse, label, form)
   for loss in (DetailLoss("soft", jaccard=1.0), ErrorLoss()):
+    both(loss, coarse, label, form)
     value, slopes = kit.value_and_slopes(loss, coarse.replace(kernels=form), jnp.full_like(label, 255))
     assert float(value) == 0
     assert all(not np.asarray(x).any() for x in jax.tree.leaves(slopes))
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("factor", [1e3, -1e3])
-def test_extreme_logits_give_finite_losses_and_gradients(kit, form, factor):
+def test_extreme_logits_give_finite_losses_and_gradients(kit, form):
   coarse, label = kit.make_maps()
-  coarse = jax.tree.map(lambda x: factor * x, coarse).replace(kernels=form)
-  matrix = jnp.eye(5) * 0.5 + 0.1
-  for loss in (DetailLoss("soft", jaccard=1.0), DetailLoss("all", pixel=Confusion()), ErrorLoss()):
+  coarse = jax.tree.map(lambda x: 1e3 * x, coarse).replace(kernels=form)
+  matrix = jnp.eye(3) * 0.5 + 0.1
+  for loss in (DetailLoss("soft", jaccard=1.0, pixel=Confusion()), ErrorLoss()):
     value, slopes = kit.value_and_slopes(loss, coarse, label, matrix)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((value, slopes)))
 
@@ -116,7 +117,7 @@ def test_a_row_of_nan_logits_reaches_the_loss(kit, form):
   coarse = coarse.replace(
     detail=coarse.detail.at[0, 1].set(np.nan), error=coarse.error.at[0, 1].set(np.nan), kernels=form
   )
-  for loss in (DetailLoss("all"), DetailLoss("all", jaccard=1.0), ErrorLoss()):
+  for loss in (DetailLoss("all", jaccard=1.0), ErrorLoss()):
     assert np.isnan(kit.value_and_slopes(loss, coarse, label)[0])
 
 
@@ -157,8 +158,7 @@ def test_a_residual_gives_the_semantic_logits_the_gradient_of_the_detail_logits(
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("devices", [2, 4])
-@pytest.mark.parametrize("batch", [4, 3])
+@pytest.mark.parametrize(("devices", "batch"), [(2, 4), (4, 4), (4, 3)])
 def test_many_devices_come_to_the_same_as_one(kit, form, devices, batch):
   """A batch that the devices do not divide is each device's own work."""
   coarse, label = kit.make_maps(prior="msp", trained=("error",), batch=batch)
