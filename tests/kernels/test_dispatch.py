@@ -1,5 +1,6 @@
 """Where a form runs: by device, by what is asked for, and in a network's losses and predictions."""
 
+import functools
 import logging
 
 import jax
@@ -72,7 +73,7 @@ def build(config):
   """The network of a config with random variables, and an image."""
   model = assemble.model(assemble.with_defaults(config), 3)
   image = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8)
-  return model, model.init(jax.random.key(0), image), image
+  return model, jax.jit(model.init)(jax.random.key(0), image), image
 
 
 @pytest.mark.parametrize("prior", ["msp", "detail"])
@@ -84,13 +85,13 @@ def test_a_network_s_logits_are_interpolated_from_its_coarse_maps(tiny_config, k
   leaves, tree = jax.tree.flatten(variables)  # zeros at the start would hide the branches
   rng = np.random.default_rng(1)
   variables = jax.tree.unflatten(tree, [x + 0.1 * rng.random(x.shape, np.float32) for x in leaves])
-  outputs = infer_coarse(model, variables, image)
-  want = kit.full_size(outputs.coarse)
-  plain = infer(model.clone(kernels="reference"), variables, image)
+  outputs = jax.jit(functools.partial(infer_coarse, model))(variables, image)
+  want = jax.jit(kit.full_size)(outputs.coarse)
+  plain = jax.jit(functools.partial(infer, model.clone(kernels="reference")))(variables, image)
   for name in ("semantic", "detail", "error"):
     np.testing.assert_allclose(getattr(want, name), getattr(outputs, name), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(getattr(plain, name), getattr(outputs, name), rtol=1e-4, atol=1e-4)
-  assert infer(model, variables, image).coarse is None
+  assert jax.eval_shape(functools.partial(infer, model), variables, image).coarse is None
   assert plain.coarse is None
 
 
