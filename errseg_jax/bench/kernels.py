@@ -46,8 +46,9 @@ def make_maps(height: int, width: int) -> tuple[Coarse, jax.Array]:
 
   label = rng.integers(0, CLASSES, (1, height, width)).astype(np.uint8)
   maps = (normal(1, *low, CLASSES), normal(1, *low, CLASSES), normal(1, *low))
-  settings = {"size": (height, width), "align_corners": (corners,) * 3, "trained": ("error", "detail")}
-  return dataclasses.replace(Coarse(*maps), **settings), jnp.asarray(label)
+  grid = (corners, corners, corners)
+  coarse = Coarse(*maps, size=(height, width), align_corners=grid, trained=("error", "detail"))
+  return coarse, jnp.asarray(label)
 
 
 def full_size(coarse: Coarse) -> Outputs:
