@@ -13,6 +13,8 @@ from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.network import TrainedNetwork
 from errseg_jax.kernels import DetailTerms, Terms, dispatch, fused_sums
 from errseg_jax.models.error_aware import infer, infer_coarse
+from errseg_jax.models.error_branch import unweighted
+from errseg_jax.models.layers import resize
 from errseg_jax.pixel_losses import Confusion
 
 BOTH = Terms(rho=0.95, detail=DetailTerms("soft"))
@@ -84,13 +86,16 @@ def test_a_network_s_logits_are_interpolated_from_its_coarse_maps(tiny_config, k
   model, variables, image = build(config)
   leaves, tree = jax.tree.flatten(variables)  # zeros at the start would hide the branches
   rng = np.random.default_rng(1)
-  variables = jax.tree.unflatten(tree, [x + 0.1 * rng.random(x.shape, np.float32) for x in leaves])
+  variables = jax.tree.unflatten(tree, [x + rng.normal(0, 0.1, x.shape).astype(np.float32) for x in leaves])
   outputs = jax.jit(functools.partial(infer_coarse, model))(variables, image)
   want = jax.jit(kit.full_size)(outputs.coarse)
   plain = jax.jit(functools.partial(infer, model.clone(kernels="reference")))(variables, image)
   for name in ("semantic", "detail", "error"):
     np.testing.assert_allclose(getattr(want, name), getattr(outputs, name), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(getattr(plain, name), getattr(outputs, name), rtol=1e-4, atol=1e-4)
+  # What the error branch sees of the detail branch comes without the full-size map too.
+  belief = resize(unweighted(outputs.detail, weights), (9, 13))
+  np.testing.assert_allclose(model.sampled_belief(outputs.coarse, (9, 13)), belief, rtol=1e-4, atol=1e-4)
   assert jax.eval_shape(functools.partial(infer, model), variables, image).coarse is None
   assert plain.coarse is None
 
