@@ -153,8 +153,8 @@ def convert(args: argparse.Namespace) -> int:
 
 def bench(args: argparse.Namespace) -> int:
   """What a config's network costs: parameters, multiply-adds, milliseconds; of a trained cascade, time against mIoU."""
-  if args.what == "guided_filter":
-    return _bench_guided_filter(args)
+  if args.what in ("guided_filter", "kernels", "pytorch"):
+    return _bench_operation(args)
   whole = args.what == "early_exit"
   if whole and (args.config or args.size):
     raise UserError(
@@ -171,23 +171,30 @@ def bench(args: argparse.Namespace) -> int:
     bench_early_exit(config, workdir(args), args.split or config.splits.val, args.json)
     return 0
   run = {"size": bench_size, "model": bench_model}
-  what = known(args.what or "size", (*run, "early_exit", "guided_filter"), "--what")
+  what = known(args.what or "size", (*run, "early_exit", "guided_filter", "kernels", "pytorch"), "--what")
   run[what](config, *image_size(args.size or "513x513"), args.json)
   return 0
 
 
-def _bench_guided_filter(args: argparse.Namespace) -> int:
+def _bench_operation(args: argparse.Namespace) -> int:
   """Of any image, so of no config or workdir."""
   if args.config or args.workdir or args.split:
-    raise UserError("--what=guided_filter is of no run: leave out --config, --workdir and --split")
+    raise UserError(f"--what={args.what} is of no run: leave out --config, --workdir and --split")
   from errseg_jax.config import default_config
   from errseg_jax.config_flags import override
 
   prepare(override(default_config(), args.overrides))
   from errseg_jax.bench.guided_filter import bench_guided_filter
+  from errseg_jax.bench.kernels import bench_kernels
+  from errseg_jax.bench.pytorch import bench_pytorch
   from errseg_jax.bench.size import image_size
 
-  bench_guided_filter(*image_size(args.size or "513x513"), args.json)
+  run, size = {
+    "guided_filter": (bench_guided_filter, "513x513"),
+    "kernels": (bench_kernels, "1025x2049"),
+    "pytorch": (bench_pytorch, "512x512"),
+  }[args.what]
+  run(*image_size(args.size or size), args.json)
   return 0
 
 
@@ -243,8 +250,9 @@ FLAG_HELP = {
   "--drop": "head: keep the backbone alone, for another number of classes; class0: the first class, where it is void",
   "--what": "size: parameters and multiply-adds of each part, the default; model: those and the time of each branch; "
   "early_exit: of the trained cascade in --workdir, time against mIoU as the threshold of its early exit moves; "
-  "guided_filter: time of the guidance CRF's filter by radius, without a config",
-  "--size": "HEIGHTxWIDTH of the image in pixels; by default 513x513",
+  "guided_filter: time of the guidance CRF's filter by radius, without a config; kernels: time and memory of the fused "
+  "loss and labels, without a config; pytorch: DeepLabv3+ here and in PyTorch, where that is installed",
+  "--size": "HEIGHTxWIDTH of the image in pixels; by default 513x513, of kernels 1025x2049, of pytorch 512x512",
   "--rows": "names of rows, or a family (correction, confusion, guidance, bn_groups), with commas between; by default "
   "correction",
   "--seeds": "how many, from the config's seed on; by default 3",

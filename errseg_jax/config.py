@@ -75,6 +75,9 @@ def default_config() -> ConfigDict:
   config.platform = placeholder(str)  # "cpu", "gpu" or "tpu"; unset: the best that jax finds
   config.num_devices = placeholder(int)  # unset: all of them
   config.dtype = "float32"  # compute type; "bfloat16" on accelerators
+  # Losses and labels from low-resolution logits: "auto", "pallas" (TPU, GPU), "banded" (plain jax); or "reference",
+  # from logits at the image's size.
+  config.kernels = "auto"
 
   config.data = ConfigDict({"name": "scenes"})  # a data set and its fields (errseg_jax/data/datasets)
   config.splits = ConfigDict()
@@ -154,6 +157,9 @@ def default_config() -> ConfigDict:
 
   config.train = ConfigDict()
   config.train.log_every = 50  # steps
+  config.train.remat = (
+    False  # the backward pass computes what lies between convolutions again: less memory, more time
+  )
   config.train.select = "best"  # of a stage's scored checkpoints, by the choose split; or "last"
 
   config.choose = ConfigDict()

@@ -74,6 +74,43 @@ class Features:
 
 
 @struct.dataclass
+class Coarse:
+  """The maps that the logits of `Outputs` are interpolated from: who reads these needs no full-size class map.
+
+  A full-size map is `models.layers.resize` of its coarse one.
+
+  Attributes:
+    semantic: [B, h, w, C], logits.
+    detail: [B, h', w', C], logits, or what is added to the semantic ones (`residual`); None without.
+    error: [B, h", w"], logits, or what is added to prior_scale * z0 + prior_offset; None without.
+    prior_scale: [], of the error branch's prior; None without a prior.
+    prior_offset: [], see prior_scale.
+    size: (H, W).
+    align_corners: how semantic, detail and error are resized.
+    residual: see detail.
+    prior: "none", "msp" or "detail" (`models.error_branch`).
+    detail_weights: class weights that the prior "detail" takes out of the detail logits.
+    trained: groups whose gradient may be asked for.
+    kernels: `config.kernels`.
+    num_devices: that a batch is split over; None: all.
+  """
+
+  semantic: jax.Array
+  detail: Any = None
+  error: Any = None
+  prior_scale: Any = None
+  prior_offset: Any = None
+  size: tuple[int, int] = struct.field(pytree_node=False, default=(0, 0))
+  align_corners: tuple[bool, bool, bool] = struct.field(pytree_node=False, default=(False, False, False))
+  residual: bool = struct.field(pytree_node=False, default=False)
+  prior: str = struct.field(pytree_node=False, default="none")
+  detail_weights: tuple[float, ...] = struct.field(pytree_node=False, default=())
+  trained: tuple[str, ...] = struct.field(pytree_node=False, default=())
+  kernels: str = struct.field(pytree_node=False, default="auto")
+  num_devices: int | None = struct.field(pytree_node=False, default=1)
+
+
+@struct.dataclass
 class Outputs:
   """What a forward pass gives, at the label's size, as logits; a branch that did not run is None.
 
@@ -89,6 +126,7 @@ class Outputs:
     refined: float32 [B, H, W, C], scores in log space of what a cascade of coarse, attention and refine makes of all
       three (P2); None of other networks.
     presence: float32 [B, C], logits of each class's presence in the image (P3); None without guidance.
+    coarse: what semantic, error and detail are interpolated from; None where they are more than that.
   """
 
   semantic: jax.Array
@@ -100,6 +138,7 @@ class Outputs:
   subnets: Any = ()
   refined: Any = None
   presence: Any = None
+  coarse: Coarse | None = None
 
 
 @struct.dataclass

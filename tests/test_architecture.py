@@ -19,6 +19,7 @@ ORDER = (
   "metrics",
   "models",
   "pixel_losses",
+  "kernels",
   "losses",
   "assemble",
   "config_flags",

@@ -12,6 +12,7 @@ from errseg_jax.assemble.groups import named_groups
 from errseg_jax.assemble.sections import construct, known, pixel_section
 from errseg_jax.assemble.sight import tiles, views
 from errseg_jax.errors import UserError
+from errseg_jax.kernels import CHOICES
 from errseg_jax.models.backbones import BACKBONES
 from errseg_jax.models.cascade import COMBINATIONS, SELECTIONS, PyramidBranch, Refine
 from errseg_jax.models.confusion_groups import RULES, ConfusionGroups
@@ -81,6 +82,8 @@ def model(config: ConfigDict, num_classes: int) -> ErrorAware:
     guidance=guidance(config, num_classes),
     views=views(config),
     tiles=tiles(config),
+    kernels=known(config.kernels, CHOICES, "config.kernels"),
+    num_devices=config.num_devices,
   )
   exits = early_exit(config)
   if "cascade" not in config.order:

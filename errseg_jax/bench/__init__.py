@@ -2,5 +2,6 @@
 
 `--what=size`: parameters and multiply-adds of a config. `--what=model`: those and the milliseconds they take on the
 device at hand. `--what=early_exit`: time of a trained cascade against its mIoU.
-`--what=guided_filter`: the filter of the guidance CRF by radius.
+`--what=guided_filter`: the filter of the guidance CRF by radius. `--what=kernels`: the fused loss and labels against
+the same from full-size logits.
 """

@@ -40,11 +40,7 @@ def filter_cost(height: int, width: int) -> dict[str, Any]:
     programs[r, "ms"] = jax.jit(functools.partial(guided_filter, radius=r, eps=10.0))
     programs[r, "fast_ms"] = jax.jit(functools.partial(guided_filter, radius=r, eps=10.0, subsample=FAST))
     programs[r, "direct_ms"] = jax.jit(functools.partial(direct_sums, radius=r))
-  runs = {
-    key: functools.partial(lambda program: jax.block_until_ready(program(image, probabilities)), program)
-    for key, program in programs.items()
-  }
-  found = in_rounds(runs, ROUNDS)
+  found = in_rounds(programs, ROUNDS, image, probabilities)
   rows = []
   for r in RADII:
     own = {name: found[r, name] for name in ("ms", "fast_ms", "direct_ms")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -92,15 +91,10 @@ def times(config: ConfigDict, height: int, width: int) -> dict[str, np.ndarray]:
     for name, wanted in PROGRAMS.items()
     if name not in same
   }
-  runs = {name: functools.partial(_wait, program, variables, image) for name, program in programs.items()}
-  found = in_rounds(runs, ROUNDS)
+  found = in_rounds(programs, ROUNDS, variables, image)
   for name, other in same.items():
     found[name] = found[other]
   return found
-
-
-def _wait(program: Callable[..., Any], *arguments: Any) -> None:
-  jax.block_until_ready(program(*arguments))
 
 
 def _ordinary(leaf: jax.ShapeDtypeStruct, rng: np.random.Generator) -> np.ndarray:

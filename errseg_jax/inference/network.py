@@ -15,9 +15,10 @@ from errseg_jax import assemble
 from errseg_jax.data.pipeline import bucket
 from errseg_jax.inference.choice import Choice, fused_probabilities, rebalanced
 from errseg_jax.inference.smoothing import smoothed
+from errseg_jax.kernels import fused_labels
 from errseg_jax.metrics.calibration import calibrated
 from errseg_jax.models.crf import GuidanceCRF
-from errseg_jax.models.error_aware import ErrorAware, infer
+from errseg_jax.models.error_aware import ErrorAware, infer, infer_coarse
 from errseg_jax.models.error_branch import max_probability_logit
 from errseg_jax.models.tiles import added, band, empty
 from errseg_jax.structs import DatasetInfo, Outputs, Prediction
@@ -77,6 +78,10 @@ class TrainedNetwork:
     self, variables: Any, outputs: Outputs, choice: dict[str, jax.Array], image: jax.Array | None = None
   ) -> Prediction:
     """With the CRF where the whole image is given."""
+    if self.crf is None:
+      told = fused_labels(outputs.coarse, self.choice.fusion, choice, self.model.detail_weights)
+      if told is not None:
+        return Prediction(told.labels, told.semantic_labels, told.detail_labels, told.error_probability)
     outputs = rebalanced(outputs, self.model.detail_weights, choice)
     scores = fused_probabilities(outputs, self.choice.fusion, choice)
     if self.crf is not None and image is not None:
@@ -86,7 +91,7 @@ class TrainedNetwork:
   @functools.cached_property
   def _forward(self):
     def forward(variables, image, choice):
-      return self._told(variables, infer(self.model, variables, image, self.branches), choice, image)
+      return self._told(variables, infer_coarse(self.model, variables, image, self.branches), choice, image)
 
     return jax.jit(forward)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from errseg_jax.errors import UserError
+from errseg_jax.kernels import DetailTerms, Terms, fused_sums
 from errseg_jax.losses.class_balance import check_balance, check_weighed_once
 from errseg_jax.losses.jaccard import check_jaccard, with_jaccard
 from errseg_jax.metrics.calibration import IDENTITY, Calibration, calibrated
@@ -66,9 +67,17 @@ class DetailLoss:
     """The loss; `confusion` [C, C] where the pixel loss wants it."""
     if self.weights == "cascade":
       return self.cascade(outputs, label, confusion)
+    sums = fused_sums(outputs.coarse, label, Terms(detail=self.terms()), confusion)
+    if sums is not None:
+      return sums.detail_loss(self.jaccard)
     values = self.pixel.values(outputs.detail, label, confusion)
     loss = weighted_mean(values, self.pixel_weights(outputs, label, values))
     return with_jaccard(loss, outputs.detail, label, self.jaccard)
+
+  def terms(self) -> DetailTerms:
+    """What a kernel adds up for this loss."""
+    same = ("weights", "t", "k", "class_weights", "max_probability", "calibration", "pixel")
+    return DetailTerms(jaccard=self.jaccard > 0, **{name: getattr(self, name) for name in same})
 
   def matrices(self, counts: np.ndarray) -> np.ndarray:
     """What `confusion` is for pixels counted by truth and label, [C, C]."""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from errseg_jax.errors import UserError
+from errseg_jax.kernels import Terms, fused_sums
 from errseg_jax.models.error_branch import max_probability_logit
 from errseg_jax.pixel_losses import pixel_cross_entropy, weighted_mean
 from errseg_jax.structs import IGNORE, Outputs
@@ -66,6 +67,9 @@ class ErrorLoss:
     semantic, logit = outputs.semantic, outputs.error
     if self.target != "error":
       return self.true_class_probability(outputs, label)
+    sums = fused_sums(outputs.coarse, label, Terms(rho=self.rho))
+    if sums is not None:
+      return sums.error_loss(self.w1, self.w2, self.w3, self.w3_min)
     wrong = error_target(semantic, label)
     loss = -jax.nn.log_sigmoid(jnp.where(wrong, logit, -logit))
     valid = (label != IGNORE).astype(loss.dtype)

@@ -65,7 +65,12 @@ class DetailBranch(nn.Module):
 
   @nn.compact
   def __call__(
-    self, image: jax.Array, features: Features, semantic: jax.Array, train: bool = False
+    self,
+    image: jax.Array,
+    features: Features,
+    semantic: jax.Array,
+    train: bool = False,
+    resized: bool = True,
   ) -> jax.Array:
     """New class scores.
 
@@ -74,6 +79,7 @@ class DetailBranch(nn.Module):
       features: of the frozen network.
       semantic: its logits at the label's size, [B, H, W, C].
       train: dropout on.
+      resized: False: as they come out of the finest block, for `at_size`.
 
     Returns:
       Logits [B, H, W, C].
@@ -90,7 +96,12 @@ class DetailBranch(nn.Module):
     classifier = nn.Conv(
       self.num_classes, (1, 1), kernel_init=start, dtype=kind, param_dtype=kind, name="classifier"
     )
-    logits = resize(classifier(x), semantic.shape[1:3])
+    logits = classifier(x)
+    return self.at_size(logits, semantic) if resized else logits
+
+  def at_size(self, coarse: jax.Array, semantic: jax.Array) -> jax.Array:
+    """Logits at the label's size, from those of the finest block."""
+    logits = resize(coarse, semantic.shape[1:3])
     return semantic + logits if self.residual else logits
 
   def low_level(self, image: jax.Array, features: Features) -> dict[int, jax.Array]:

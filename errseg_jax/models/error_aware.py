@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -11,12 +12,13 @@ from flax import linen as nn
 
 from errseg_jax.models.cascade import Refine
 from errseg_jax.models.confusion_groups import fuse_groups
+from errseg_jax.models.detail_branch import DetailBranch
 from errseg_jax.models.early_exit import EarlyExit, exit_early
-from errseg_jax.models.error_branch import unweighted
-from errseg_jax.models.layers import resize
+from errseg_jax.models.error_branch import ErrorBranch, unweighted
+from errseg_jax.models.layers import resize, resize_twice
 from errseg_jax.models.tiles import Tiles, tiled
 from errseg_jax.models.views import Views, combined
-from errseg_jax.structs import Features, Outputs
+from errseg_jax.structs import Coarse, Features, Outputs
 
 
 class ErrorAware(nn.Module):
@@ -37,6 +39,8 @@ class ErrorAware(nn.Module):
     early_exit: of a cascade at rest; None: its fine network sees the whole image.
     views: of a network at rest; None: it sees an image once, as it is.
     tiles: of a network at rest; None: it sees an image whole. Each tile is seen in all views.
+    kernels: `config.kernels`; "reference": no `Outputs.coarse`.
+    num_devices: that a batch is split over; None: all.
   """
 
   segmenter: nn.Module
@@ -49,6 +53,8 @@ class ErrorAware(nn.Module):
   early_exit: EarlyExit | None = None
   views: Views | None = None
   tiles: Tiles | None = None
+  kernels: str = "auto"
+  num_devices: int | None = 1
 
   @nn.compact
   def __call__(
@@ -81,22 +87,78 @@ class ErrorAware(nn.Module):
       semantic = self.fused(semantic, groups)
       features = self.joined(features, maps)
     detail, error, auxiliary, stages = None, None, None, ()
+    coarse = self.started(features, image, train)
     if features.auxiliary is not None:
       auxiliary = resize(features.auxiliary, size, features.align_corners)
     if "detail" in wanted or ("error" in wanted and self.error.prior == "detail"):
-      detail = self.detail(image, features, semantic, "detail" in train)
-      if isinstance(detail, tuple):
-        detail, stages = detail
+      detail, stages, coarse = self.detailed(image, features, semantic, train, coarse)
     if "error" in wanted:
-      belief = None if detail is None else unweighted(detail, self.detail_weights)
-      error = self.error(image, features, semantic, belief, "error" in train)
+      error, coarse = self.doubted(image, features, semantic, detail, train, coarse)
     stages = stages if "detail" in train else ()
     groups = groups if "subnets" in train else ()
     refined = None
     if self.refine is not None and error is not None and detail is not None:
       refined = self.refine(semantic, detail, error)
     base = None if semantic is alone else alone
-    return Outputs(semantic, error, detail, auxiliary, stages, base, groups, refined, presence)
+    return Outputs(semantic, error, detail, auxiliary, stages, base, groups, refined, presence, coarse)
+
+  def started(self, features: Features, image: jax.Array, train: Collection[str]) -> Coarse | None:
+    """What full-size logits come from, the branches' still missing; None where they are more than interpolated."""
+    plain = type(self.error) is ErrorBranch and type(self.detail) is DetailBranch
+    if self.kernels == "reference" or self.subnets is not None or not plain:
+      return None
+    return Coarse(
+      features.logits,
+      size=(image.shape[1], image.shape[2]),
+      align_corners=(features.align_corners, False, False),
+      residual=self.detail.residual,
+      prior=self.error.prior,
+      detail_weights=self.detail_weights,
+      trained=tuple(train),
+      kernels=self.kernels,
+      num_devices=self.num_devices,
+    )
+
+  def detailed(
+    self,
+    image: jax.Array,
+    features: Features,
+    semantic: jax.Array,
+    train: Collection[str],
+    coarse: Coarse | None,
+  ) -> tuple[jax.Array, tuple, Coarse | None]:
+    """Detail logits, those of a cascade's stages, and `coarse` with what they come from."""
+    if coarse is None:
+      detail = self.detail(image, features, semantic, "detail" in train)
+      return (*detail, None) if isinstance(detail, tuple) else (detail, (), None)
+    own = self.detail(image, features, semantic, "detail" in train, resized=False)
+    return self.detail.at_size(own, semantic), (), dataclasses.replace(coarse, detail=own)
+
+  def doubted(
+    self,
+    image: jax.Array,
+    features: Features,
+    semantic: jax.Array,
+    detail: jax.Array | None,
+    train: Collection[str],
+    coarse: Coarse | None,
+  ) -> tuple[jax.Array, Coarse | None]:
+    """The error logit, and `coarse` with what it comes from."""
+    belief = None if detail is None else unweighted(detail, self.detail_weights)
+    if coarse is None:
+      return self.error(image, features, semantic, belief, "error" in train), None
+    sampled = None if belief is None else functools.partial(self.sampled_belief, coarse)
+    own = self.error(image, features, semantic, belief, "error" in train, sampled, resized=False)
+    error = self.error.at_size(own, semantic, belief)
+    found = {"error": own.logit, "prior_scale": own.scale, "prior_offset": own.offset}
+    return error, dataclasses.replace(coarse, **found)
+
+  def sampled_belief(self, coarse: Coarse, size: tuple[int, int]) -> jax.Array:
+    """The detail branch's belief resized from the label's size, [B, h, w, C], without the full-size map."""
+    own = resize_twice(coarse.detail, coarse.size, size, False)
+    if coarse.residual:
+      own += resize_twice(coarse.semantic, coarse.size, size, coarse.align_corners[0])
+    return unweighted(own, self.detail_weights)
 
   def joined(self, features: Features, groups: Sequence[jax.Array]) -> Features:
     """Features whose logits, which the branches read, are the fusion at the finest size of all maps."""
@@ -120,6 +182,8 @@ def infer(
 ) -> Outputs:
   """The forward pass with every group at rest, through the model's tiles and in its views where it has some.
 
+  Its maps are all at the image's size, so that maps of parts and views can be put together.
+
   Raises:
     UserError: the views' learned weights, `variables["tuned"]["combination"]`, are missing or do not fit.
   """
@@ -132,5 +196,15 @@ def infer(
     return combined(lambda view: infer(once, variables, view, wanted), image, model.views, weights)
   if model.early_exit is not None and {"error", "detail"} <= set(wanted):
     return exit_early(model, variables, image, wanted)
+  outputs: Any = model.apply(variables, image, wanted=wanted)
+  return dataclasses.replace(outputs, coarse=None)
+
+
+def infer_coarse(
+  model: ErrorAware, variables: Any, image: jax.Array, wanted: Collection[str] = ("error", "detail")
+) -> Outputs:
+  """`infer`, with `Outputs.coarse` where the maps are interpolated from it alone."""
+  if model.tiles is not None or model.views is not None or model.early_exit is not None:
+    return infer(model, variables, image, wanted)
   outputs: Any = model.apply(variables, image, wanted=wanted)
   return outputs

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 
 from errseg_jax.models.layers import GAU, ConvGNReLU, param_dtype, resize
 from errseg_jax.structs import Features
@@ -56,6 +61,21 @@ def confidence_maps(logits: jax.Array) -> jax.Array:
   return jnp.stack([entropy, top[..., 0], top[..., 0] - top[..., 1]], -1)
 
 
+@struct.dataclass
+class CoarseError:
+  """An error branch's logit before it is resized.
+
+  Attributes:
+    logit: [B, h, w]; the whole of it, or the correction to scale * z0 + offset.
+    scale: [] of the prior; None without.
+    offset: [], see scale.
+  """
+
+  logit: jax.Array
+  scale: Any = None
+  offset: Any = None
+
+
 class ErrorBranch(nn.Module):
   """GAU over conv(P_sb) with conv(RGB) and the network's high-level features, two convolutions, one logit.
 
@@ -82,7 +102,9 @@ class ErrorBranch(nn.Module):
     semantic: jax.Array,
     detail: jax.Array | None = None,
     train: bool = False,
-  ) -> jax.Array:
+    sampled: Callable[[tuple[int, int]], jax.Array] | None = None,
+    resized: bool = True,
+  ) -> jax.Array | CoarseError:
     """Logit of P(wrong).
 
     Args:
@@ -91,11 +113,15 @@ class ErrorBranch(nn.Module):
       semantic: its logits at the label's size, [B, H, W, C].
       detail: the detail branch's logits [B, H, W, C], `unweighted`; needed by prior "detail".
       train: dropout on.
+      sampled: size -> `detail` resized to it, where there is a cheaper way.
+      resized: False: the logit as it comes out of the last convolution, for `at_size`.
 
     Returns:
-      [B, H, W].
+      [B, H, W], or a CoarseError.
     """
-    low = self.low_level(image, features.logits, detail)
+    if sampled is None and detail is not None:
+      sampled = functools.partial(resize, detail)
+    low = self.low_level(image, features.logits, sampled)
     high = low if features.high is None else features.high.astype(self.dtype)
     x = GAU(self.features, self.gate, self.dtype, name="gau")(low, high)
     x = ConvGNReLU(self.features, dtype=self.dtype, name="conv1")(x)
@@ -105,21 +131,27 @@ class ErrorBranch(nn.Module):
     start = nn.initializers.normal(0.01) if self.prior == "none" else nn.initializers.zeros
     kind = param_dtype(self.dtype)
     logit = nn.Conv(1, (1, 1), kernel_init=start, dtype=kind, param_dtype=kind, name="logit")(x)
-    logit = resize(logit, semantic.shape[1:3])[..., 0]
+    coarse = CoarseError(logit[..., 0])
+    if self.prior != "none":
+      scale = self.param("prior_scale", nn.initializers.ones, (), kind)
+      offset = self.param("prior_offset", nn.initializers.zeros, (), kind)
+      coarse = CoarseError(logit[..., 0], scale, offset)
+    return self.at_size(coarse, semantic, detail) if resized else coarse
+
+  def at_size(self, coarse: CoarseError, semantic: jax.Array, detail: jax.Array | None) -> jax.Array:
+    """The logit at the label's size."""
+    logit = resize(coarse.logit[..., None], semantic.shape[1:3])[..., 0]
     if self.prior == "none":
       return logit
-    scale = self.param("prior_scale", nn.initializers.ones, (), kind)
-    offset = self.param("prior_offset", nn.initializers.zeros, (), kind)
-    return scale * self.prior_logit(semantic, detail) + offset + logit
+    return coarse.scale * self.prior_logit(semantic, detail) + coarse.offset + logit
 
   def prior_logit(self, semantic: jax.Array, detail: jax.Array | None) -> jax.Array:
     if self.prior == "msp":
       return max_probability_logit(semantic)
-    if detail is None:
-      raise ValueError("ErrorBranch(prior='detail') needs the detail branch's logits")
+    assert detail is not None
     return disbelief_logit(detail, semantic.argmax(-1))
 
-  def low_level(self, image, logits, detail):
+  def low_level(self, image, logits, sampled):
     """concat(conv(P_sb), conv(RGB)) at the resolution of the logits, but no finer than stride 4."""
     height, width = image.shape[1:3]
     size = (min(logits.shape[1], -(-height // 4)), min(logits.shape[2], -(-width // 4)))
@@ -128,7 +160,9 @@ class ErrorBranch(nn.Module):
     if self.prior != "none":
       inputs.append(confidence_maps(logits))
     if self.prior == "detail":
-      inputs.append(jax.nn.softmax(resize(detail, size)))
+      if sampled is None:
+        raise ValueError("ErrorBranch(prior='detail') needs the detail branch's logits")
+      inputs.append(jax.nn.softmax(sampled(size)))
     half = self.features // 2
     p = jnp.concatenate(inputs, -1).astype(self.dtype)
     p = ConvGNReLU(half, dtype=self.dtype, name="probability")(p)

@@ -53,6 +53,17 @@ def resize(x: jax.Array, size: Sequence[int], align_corners: bool = False) -> ja
   return jax.image.scale_and_translate(x, shape, (1, 2), scale, translation, "bilinear", antialias=False)
 
 
+def resize_twice(x: jax.Array, middle: Sequence[int], size: Sequence[int], align_corners: bool) -> jax.Array:
+  """resize(resize(x, middle, align_corners), size), [B, h, w, C] -> [B, H, W, C], without the map in the middle."""
+
+  def matrix(low: int, between: int, full: int) -> jax.Array:
+    first = resize(jnp.eye(low, dtype=x.dtype)[None, ..., None], (between, low), align_corners)
+    return resize(first, (full, low))[0, ..., 0]
+
+  rows, columns = (matrix(*n) for n in zip(x.shape[1:3], middle, size, strict=True))
+  return jnp.einsum("Yy,byxc,Xx->bYXc", rows, x, columns, precision=jax.lax.Precision.HIGHEST)
+
+
 def pair(n: int | tuple[int, int]) -> tuple[int, int]:
   """(vertical, horizontal) of a number that may hold for both."""
   return (n, n) if isinstance(n, int) else n

@@ -50,10 +50,11 @@ def compiled_step(step: Any, stage: Stage, *arguments: Any) -> Any:
   log.info("stage %s: a step takes %s of memory on each device", stage.name, _size(needed))
   limit = device_bytes(device)
   if limit is not None and needed > limit:
+    remat = "train.remat=True, " if device.platform != "cpu" else ""  # there XLA computes nothing again
     raise UserError(
       f"stage {stage.name}: a step needs {_size(needed)} of memory and {device.platform} {device.id} has "
-      f"{_size(limit)}: lower stages.{stage.kind}.batch_size={stage.batch_size} or transform.crop_size, set "
-      "train.remat=True, or dtype='bfloat16'"
+      f"{_size(limit)}: lower stages.{stage.kind}.batch_size={stage.batch_size} or transform.crop_size, or set "
+      f"{remat}dtype='bfloat16'"
     )
   return compiled
 

@@ -9,17 +9,23 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from errseg_jax.kernels import Terms, fused_sums
 from errseg_jax.losses import CascadeLoss, GuidedLoss, error_target
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.pixel_losses import weighted_mean
-from errseg_jax.structs import IGNORE, Batch
+from errseg_jax.structs import IGNORE, Batch, Outputs
 from errseg_jax.train.stages import Stage
 from errseg_jax.train.state import TrainState, Variables, merge
 
 Step = Callable[[TrainState, Variables, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
-def make_loss(model: ErrorAware, stage: Stage, loss: Any) -> Callable:
+def products(primitive: Any, *_: Any, **__: Any) -> bool:
+  """Of what a forward pass computes, that which is dear to compute again: convolutions and matrix products."""
+  return primitive.name in ("conv_general_dilated", "dot_general")
+
+
+def make_loss(model: ErrorAware, stage: Stage, loss: Any, remat: bool = False) -> Callable:
   """(trained params, trained batch_stats, frozen, batch, rng) -> (loss, (new batch_stats, metrics)).
 
   The terms of a cascade's and of a guided network's loss are metrics too.
@@ -31,21 +37,24 @@ def make_loss(model: ErrorAware, stage: Stage, loss: Any) -> Callable:
 
   Gradients are taken for the first argument only; the frozen network is an argument of its own, so its
   gradient is never formed.
+
+  With `remat` the backward pass keeps `products` alone and computes what lies between them again; XLA on CPU keeps it
+  all the same.
   """
+
+  def forward(params, batch_stats, network, image, rng):
+    variables = merge(network, {"params": params, "batch_stats": batch_stats})
+    options: dict[str, Any] = {"train": stage.groups, "wanted": stage.wanted}
+    return model.apply(variables, image, **options, rngs={"dropout": rng}, mutable=["batch_stats"])
+
+  if remat:
+    forward = jax.checkpoint(forward, policy=products)
 
   def loss_fn(params, batch_stats, frozen, batch, rng):
     network = {kind: tree for kind, tree in frozen.items() if kind != "loss"}
-    variables = merge(network, {"params": params, "batch_stats": batch_stats})
-    outputs, changed = model.apply(
-      variables,
-      batch.image,
-      train=stage.groups,
-      wanted=stage.wanted,
-      rngs={"dropout": rng},
-      mutable=["batch_stats"],
-    )
+    outputs, changed = forward(params, batch_stats, network, batch.image, rng)
     new = changed.get("batch_stats", {})
-    metrics = {} if "segmenter" in stage.groups else {"error_rate": error_rate(outputs.semantic, batch.label)}
+    metrics = {} if "segmenter" in stage.groups else {"error_rate": error_rate(outputs, batch.label)}
     more = frozen.get("loss", {})
     if isinstance(loss, CascadeLoss | GuidedLoss):
       metrics |= loss.terms(outputs, batch.label, **more)
@@ -54,24 +63,33 @@ def make_loss(model: ErrorAware, stage: Stage, loss: Any) -> Callable:
   return loss_fn
 
 
-def error_rate(semantic: jax.Array, label: jax.Array) -> jax.Array:
-  """Wrong pixels among the labelled ones, percent; 0 without one.
+def error_rate(outputs: Outputs, label: jax.Array) -> jax.Array:
+  """Wrong pixels of the frozen network among the labelled ones, percent; 0 without one.
 
   Args:
-    semantic: [B, H, W, C], logits.
+    outputs: of a forward pass.
     label: uint8 [B, H, W], 255 = ignore.
   """
+  sums = fused_sums(outputs.coarse, label, Terms(wrong=True))
+  if sums is not None:
+    return sums.error_rate()
+  semantic = outputs.semantic
   return 100 * weighted_mean(error_target(semantic, label), label != IGNORE)
 
 
 def make_step(
-  model: ErrorAware, stage: Stage, loss: Any, tx: optax.GradientTransformation, seed: int
+  model: ErrorAware,
+  stage: Stage,
+  loss: Any,
+  tx: optax.GradientTransformation,
+  seed: int,
+  remat: bool = False,
 ) -> Step:
   """The jitted step of a stage: (state, frozen, batch) -> (state, metrics).
 
   The state is donated, the frozen network is not. Dropout keys are a function of (seed, stage, step).
   """
-  loss_fn = make_loss(model, stage, loss)
+  loss_fn = make_loss(model, stage, loss, remat)
 
   def step(state: TrainState, frozen: Variables, batch: Batch):
     rng = jax.random.fold_in(jax.random.key(stage.seed(seed)), state.step)

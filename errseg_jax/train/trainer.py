@@ -236,7 +236,9 @@ class Trainer:
     )
     return Loop(
       stage,
-      make_step(self.model_of(stage), stage, self.make_loss(stage, frozen), tx, config.seed),
+      make_step(
+        self.model_of(stage), stage, self.make_loss(stage, frozen), tx, config.seed, config.train.remat
+      ),
       lambda start: batches(start=start),
       lambda step: step_names(sources, step=step, **order),
       self.make_score(stage, frozen),

@@ -1,10 +1,17 @@
+import math
+import re
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.ad_checkpoint import print_saved_residuals
 
+from errseg_jax import assemble
 from errseg_jax.errors import UserError
 from errseg_jax.train import memory
 from errseg_jax.train.memory import device_bytes, step_bytes
+from errseg_jax.train.step import make_loss
 from errseg_jax.train.trainer import Trainer
 
 
@@ -32,6 +39,23 @@ def test_a_step_too_large_is_refused_before_it_runs(tiny_config, tmp_path, monke
     UserError, match=r"stage semantic: a step needs \d+\.\d\d GiB of memory and cpu 0 has"
   ) as caught:
     Trainer(tiny_config(), tmp_path).run()
-  for hint in ("stages.semantic.batch_size=", "transform.crop_size", "train.remat=True", "bfloat16"):
+  for hint in ("stages.semantic.batch_size=", "transform.crop_size", "bfloat16"):
     assert hint in str(caught.value)
   assert not [*tmp_path.rglob("state")]  # no checkpoint of a step that never was
+
+
+def test_remat_gives_the_same_gradients_and_keeps_less_for_them(bench, capsys):
+  """What the backward pass keeps is read off the program; XLA on CPU computes nothing again, whatever it is told."""
+  run = bench("semantic", segmenter__backbone={"name": "resnet", "depth": 18, "width": 4})
+  loss, (batch,) = assemble.loss(run.config, "semantic"), run.batches(1)
+  params, stats = (run.state.variables[kind] for kind in ("params", "batch_stats"))
+  rng, found, kept = jax.random.key(0), {}, {}
+  for remat in (False, True):
+    function = make_loss(run.model, run.stage, loss, remat)
+    found[remat] = jax.jit(jax.grad(function, has_aux=True))(params, stats, run.frozen, batch, rng)
+    print_saved_residuals(lambda p, f=function: f(p, stats, run.frozen, batch, rng)[0], params)
+    shapes = re.findall(r"f32\[([\d,]+)\] output of", capsys.readouterr().out)
+    kept[remat] = sum(math.prod(map(int, shape.split(","))) for shape in shapes)
+  for a, b in zip(jax.tree.leaves(found[False]), jax.tree.leaves(found[True]), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+  assert 0 < kept[True] < 0.5 * kept[False]
