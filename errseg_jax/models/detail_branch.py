@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from errseg_jax.models.layers import GAU, ConvGNReLU, param_dtype, resize
+from errseg_jax.models.patches import Patches
+from errseg_jax.models.sparse import MARGIN, Sparse, on_wanted
 from errseg_jax.structs import Features
 
 
@@ -16,10 +18,12 @@ class ImageEncoder(nn.Module):
   Attributes:
     strides: powers of two, the maps to return.
     features: channels at stride 2, doubled at 4 and beyond.
+    norm: of layers.NORMS.
   """
 
   strides: tuple[int, ...]
   features: int = 16
+  norm: str = "group"
   dtype: str = "float32"
 
   @nn.compact
@@ -30,10 +34,68 @@ class ImageEncoder(nn.Module):
     while stride < max(self.strides):
       stride *= 2
       width = self.features * (1 if stride == 2 else 2)
-      x = ConvGNReLU(width, 3, 2, dtype=self.dtype, name=f"down{stride}")(x)
-      x = ConvGNReLU(width, dtype=self.dtype, name=f"conv{stride}")(x)
+      x = ConvGNReLU(width, 3, 2, dtype=self.dtype, norm=self.norm, name=f"down{stride}")(x)
+      x = ConvGNReLU(width, dtype=self.dtype, norm=self.norm, name=f"conv{stride}")(x)
       maps[stride] = x
     return {s: maps[s] for s in self.strides}
+
+
+class DecoderBlock(nn.Module):
+  """A GAU and two 3x3 convolutions.
+
+  Attributes:
+    features: channels.
+    stride: of its map; the names of its parameters carry it.
+    gate: of the GAU, "sigmoid" or "relu".
+    norm: of layers.NORMS.
+  """
+
+  features: int
+  stride: int
+  gate: str = "sigmoid"
+  norm: str = "group"
+  dtype: str = "float32"
+
+  @nn.compact
+  def __call__(self, low, x):
+    """[B, h, w, Cl], [B, h', w', Ch] -> [B, h, w, features]."""
+    return self.decoded(low, x)
+
+  def decoded(self, low, x, patches=None):
+    gau = GAU(self.features, self.gate, self.dtype, self.norm, name=f"gau{self.stride}")
+    x = gau(low, x, patches, MARGIN - 1)
+    for number in (1, 2):
+      name = f"conv{self.stride}_{number}"
+      unit = ConvGNReLU(self.features, dtype=self.dtype, norm=self.norm, name=name)
+      x = unit(x, patches, MARGIN - 1 - number)
+    return x
+
+
+class FinestBlock(DecoderBlock):
+  """The last block, and the classifier on top of it.
+
+  Attributes:
+    num_classes: C.
+    dropout: rate before the classifier.
+    residual: the classifier starts at zero.
+  """
+
+  num_classes: int = 0
+  dropout: float = 0.0
+  residual: bool = False
+
+  @nn.compact
+  def __call__(  # type: ignore[override]
+    self, low: jax.Array, x: jax.Array, patches: Patches | None = None, train: bool = False
+  ) -> jax.Array:
+    """[B, h, w, Cl], [B, h', w', Ch] -> logits [B, h, w, C]; of `patches` of one map [K, side, side, C]."""
+    x = self.decoded(low if patches is None else patches.cut(low, MARGIN), x, patches)
+    x = nn.Dropout(self.dropout, broadcast_dims=(1, 2))(x, deterministic=not train)
+    kind = param_dtype(self.dtype)
+    start = nn.initializers.zeros if self.residual else nn.initializers.normal(0.01)
+    return nn.Conv(
+      self.num_classes, (1, 1), kernel_init=start, dtype=kind, param_dtype=kind, name="classifier"
+    )(x)
 
 
 class DetailBranch(nn.Module):
@@ -51,6 +113,8 @@ class DetailBranch(nn.Module):
       result; False: as published.
     gate: of the GAUs, "sigmoid" or "relu".
     dropout: rate before the classifier.
+    norm: "group": statistics over the map (P0); "pixel_group": over the channels of each pixel, so that the finest
+      block comes out on a tile as on the whole map (`models.sparse`).
   """
 
   num_classes: int
@@ -61,11 +125,17 @@ class DetailBranch(nn.Module):
   residual: bool = False
   gate: str = "sigmoid"
   dropout: float = 0.0
+  norm: str = "group"
   dtype: str = "float32"
 
   @nn.compact
   def __call__(
-    self, image: jax.Array, features: Features, semantic: jax.Array, train: bool = False
+    self,
+    image: jax.Array,
+    features: Features,
+    semantic: jax.Array,
+    train: bool = False,
+    sparse: Sparse | None = None,
   ) -> jax.Array:
     """New class scores.
 
@@ -74,24 +144,60 @@ class DetailBranch(nn.Module):
       features: of the frozen network.
       semantic: its logits at the label's size, [B, H, W, C].
       train: dropout on.
+      sparse: of a branch at rest: the finest block runs where it says; elsewhere the logits are `semantic`.
 
     Returns:
       Logits [B, H, W, C].
     """
     low = self.low_level(image, features)
     x = low[self.strides[0]] if features.high is None else features.high.astype(self.dtype)
-    for stride, width in zip(self.strides, self.features, strict=True):
-      x = GAU(width, self.gate, self.dtype, name=f"gau{stride}")(low[stride], x)
-      x = ConvGNReLU(width, dtype=self.dtype, name=f"conv{stride}_1")(x)
-      x = ConvGNReLU(width, dtype=self.dtype, name=f"conv{stride}_2")(x)
-    x = nn.Dropout(self.dropout, broadcast_dims=(1, 2))(x, deterministic=not train)
-    kind = param_dtype(self.dtype)
-    start = nn.initializers.zeros if self.residual else nn.initializers.normal(0.01)
-    classifier = nn.Conv(
-      self.num_classes, (1, 1), kernel_init=start, dtype=kind, param_dtype=kind, name="classifier"
-    )
-    logits = resize(classifier(x), semantic.shape[1:3])
+    fields = {"gate": self.gate, "norm": self.norm, "dtype": self.dtype}
+    *coarse, stride = self.strides
+    for number, own in enumerate(coarse):
+      block = DecoderBlock(self.features[number], own, **fields)
+      nn.share_scope(self, block)  # its parameters are the branch's own
+      x = block(low[own], x)
+    ends = {"num_classes": self.num_classes, "dropout": self.dropout, "residual": self.residual}
+    finest = FinestBlock(self.features[-1], stride, **fields, **ends, parent=None)
+    if sparse is not None:
+      return self.sparsely(sparse, finest, low[stride], x, features.logits, semantic)
+    finest = finest.clone(parent=self)
+    nn.share_scope(self, finest)
+    logits = resize(finest(low[stride], x, train=train), semantic.shape[1:3])
     return semantic + logits if self.residual else logits
+
+  def sparsely(
+    self,
+    sparse: Sparse,
+    finest: FinestBlock,
+    low: jax.Array,
+    x: jax.Array,
+    logits: jax.Array,
+    semantic: jax.Array,
+  ) -> jax.Array:
+    """Logits [B, H, W, C] of a finest block that runs on tiles, image by image."""
+    own = self.variables
+    size, side = semantic.shape[1:3], max(1, sparse.tile // finest.stride)
+
+    def work(low: jax.Array, x: jax.Array, patches: Patches | None) -> jax.Array:
+      return finest.apply(own, low, x, patches)
+
+    def one(parts: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+      low, x, logits = (part[None] for part in parts)
+      found, known = on_wanted(work, low, x, logits, sparse, side, self.norm == "group")
+      return found[0], known[0]
+
+    # A loop over one image would still cost a copy of it.
+    parts = (low, x, logits)
+    if len(low) == 1:
+      found, known = (part[None] for part in one(tuple(part[0] for part in parts)))
+    else:
+      found, known = jax.lax.map(one, parts)
+    correction = resize(found, size)
+    if self.residual:
+      return semantic + correction
+    known = resize(known.astype(found.dtype), size) > 1 - 1e-3  # all that the pixel is interpolated from
+    return jnp.where(known, correction, semantic)
 
   def low_level(self, image: jax.Array, features: Features) -> dict[int, jax.Array]:
     given = dict(zip(features.strides, features.low, strict=True))
@@ -99,7 +205,7 @@ class DetailBranch(nn.Module):
     wanted = self.strides if self.encoder == "all" else [s for s in self.strides if s not in low]
     if not wanted:
       return low
-    encoder = ImageEncoder(tuple(wanted), self.encoder_features, self.dtype, name="encoder")
+    encoder = ImageEncoder(tuple(wanted), self.encoder_features, self.norm, self.dtype, name="encoder")
     for stride, x in encoder(image, features.logits).items():
       if stride in low:
         x = jnp.concatenate([low[stride], resize(x, low[stride].shape[1:3])], -1)

@@ -14,6 +14,7 @@ from errseg_jax.models.confusion_groups import fuse_groups
 from errseg_jax.models.early_exit import EarlyExit, exit_early
 from errseg_jax.models.error_branch import unweighted
 from errseg_jax.models.layers import resize
+from errseg_jax.models.sparse import Sparse
 from errseg_jax.models.tiles import Tiles, tiled
 from errseg_jax.models.views import Views, combined
 from errseg_jax.structs import Features, Outputs
@@ -35,6 +36,7 @@ class ErrorAware(nn.Module):
     guidance: Features -> global class scores [B, C], added to every local score (P3); None as above.
     refine: of a cascade (P2), whose three branches train together: what they come to; None of other networks.
     early_exit: of a cascade at rest; None: its fine network sees the whole image.
+    sparse: where the detail branch of a network at rest works; None: everywhere.
     views: of a network at rest; None: it sees an image once, as it is.
     tiles: of a network at rest; None: it sees an image whole. Each tile is seen in all views.
   """
@@ -47,6 +49,7 @@ class ErrorAware(nn.Module):
   guidance: nn.Module | None = None
   refine: Refine | None = None
   early_exit: EarlyExit | None = None
+  sparse: Sparse | None = None
   views: Views | None = None
   tiles: Tiles | None = None
 
@@ -56,6 +59,7 @@ class ErrorAware(nn.Module):
     image: jax.Array,
     train: Collection[str] = (),
     wanted: Collection[str] = ("error", "detail"),
+    sparsely: bool = False,
   ) -> Outputs:
     """One forward pass, the same in training, evaluation and prediction.
 
@@ -63,6 +67,7 @@ class ErrorAware(nn.Module):
       image: uint8 [B, H, W, 3].
       train: groups in training mode; in every other group batch statistics and dropout are at rest.
       wanted: branches to run.
+      sparsely: the detail branch works where `sparse` says.
 
     Returns:
       Outputs at the image's size.
@@ -84,7 +89,8 @@ class ErrorAware(nn.Module):
     if features.auxiliary is not None:
       auxiliary = resize(features.auxiliary, size, features.align_corners)
     if "detail" in wanted or ("error" in wanted and self.error.prior == "detail"):
-      detail = self.detail(image, features, semantic, "detail" in train)
+      where = {"sparse": self.sparse} if sparsely else {}
+      detail = self.detail(image, features, semantic, "detail" in train, **where)
       if isinstance(detail, tuple):
         detail, stages = detail
     if "error" in wanted:
@@ -112,7 +118,7 @@ class ErrorAware(nn.Module):
 
 def single_pass(model: ErrorAware) -> ErrorAware:
   """The network as it is trained and chosen for: one pass over the whole image."""
-  return model.clone(early_exit=None, views=None, tiles=None)
+  return model.clone(early_exit=None, sparse=None, views=None, tiles=None)
 
 
 def infer(
@@ -132,5 +138,5 @@ def infer(
     return combined(lambda view: infer(once, variables, view, wanted), image, model.views, weights)
   if model.early_exit is not None and {"error", "detail"} <= set(wanted):
     return exit_early(model, variables, image, wanted)
-  outputs: Any = model.apply(variables, image, wanted=wanted)
+  outputs: Any = model.apply(variables, image, wanted=wanted, sparsely=model.sparse is not None)
   return outputs
