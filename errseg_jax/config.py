@@ -127,6 +127,10 @@ def default_config() -> ConfigDict:
   # The tile's side is in cells of the shared map.
   config.early_exit = ConfigDict({"threshold": 0.0, "tile": 2})
 
+  # The detail branch at rest runs its finest block only on tiles whose mean of 1 - max P_sb exceeds the threshold, where
+  # that saves time; 0: everywhere. The tile's side is in pixels.
+  config.sparse = ConfigDict({"threshold": 0.02, "tile": 32})
+
   # How a network at rest sees an image; training and choosing see it once and whole. Flags of `evaluate`, `predict`.
   config.views = ConfigDict()
   config.views.scales = (1.0,)  # factors of height and width

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from errseg_jax.models.layers import GAU, ConvGNReLU, param_dtype, resize
 from errseg_jax.models.patches import Patches
-from errseg_jax.models.sparse import MARGIN, Sparse, on_wanted
+from errseg_jax.models.sparse import MARGIN, Sparse, doubt, on_wanted, worked
 from errseg_jax.structs import Features
 
 
@@ -175,28 +175,34 @@ class DetailBranch(nn.Module):
     logits: jax.Array,
     semantic: jax.Array,
   ) -> jax.Array:
-    """Logits [B, H, W, C] of a finest block that runs on tiles, image by image."""
-    own = self.variables
-    size, side = semantic.shape[1:3], max(1, sparse.tile // finest.stride)
+    """Logits [B, H, W, C] of a finest block that runs on tiles, image by image.
+
+    Which tiles are wanted, bool [B, tiles], goes to the collection "intermediates" where that is mutable, and as
+    "worked" the share of the tiles that run, float32 [B].
+    """
+    own, sampled = self.variables, self.norm == "group"
+    size, side = low.shape[1:3], max(1, sparse.tile // finest.stride)
+    mass = jax.vmap(lambda z: doubt(z, size, side))(logits)
+    wanted = mass > sparse.threshold
+    self.sow("intermediates", "wanted", wanted)
+    self.sow("intermediates", "worked", worked(wanted.sum(1), size, side, sampled))
 
     def work(low: jax.Array, x: jax.Array, patches: Patches | None) -> jax.Array:
       return finest.apply(own, low, x, patches)
 
     def one(parts: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-      low, x, logits = (part[None] for part in parts)
-      found, known = on_wanted(work, low, x, logits, sparse, side, self.norm == "group")
-      return found[0], known[0]
+      low, x, mass = parts
+      found = on_wanted(work, low[None], x[None], mass, sparse, side, sampled)
+      return found[0][0], found[1][0]
 
-    # A loop over one image would still cost a copy of it.
-    parts = (low, x, logits)
-    if len(low) == 1:
-      found, known = (part[None] for part in one(tuple(part[0] for part in parts)))
+    if len(low) == 1:  # a loop would cost copies
+      found, known = (part[None] for part in one((low[0], x[0], mass[0])))
     else:
-      found, known = jax.lax.map(one, parts)
-    correction = resize(found, size)
+      found, known = jax.lax.map(one, (low, x, mass))
+    correction = resize(found, semantic.shape[1:3])
     if self.residual:
       return semantic + correction
-    known = resize(known.astype(found.dtype), size) > 1 - 1e-3  # all that the pixel is interpolated from
+    known = resize(known.astype(found.dtype), semantic.shape[1:3]) > 1 - 1e-3  # in all that a pixel is taken from
     return jnp.where(known, correction, semantic)
 
   def low_level(self, image: jax.Array, features: Features) -> dict[int, jax.Array]:

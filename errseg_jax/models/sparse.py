@@ -8,6 +8,7 @@ at alone, so that what becomes of it does not depend on the others of its batch.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -71,8 +72,22 @@ def patches(mass: jax.Array, threshold: float, count: int, side: int, size: tupl
   return Patches(order[place], weight, side, size)
 
 
+def bucket(wanted: jax.Array, size: tuple[int, int], side: int, sampled: bool) -> jax.Array:
+  """Which of `counts` holds so many wanted tiles, int32; one beyond the last: the whole map."""
+  rows, columns = grid(size, side)
+  needed = wanted + (sample_size(rows * columns) if sampled else 0)
+  return jnp.searchsorted(jnp.asarray(counts(size, side), jnp.int32), needed)
+
+
+def worked(wanted: jax.Array, size: tuple[int, int], side: int, sampled: bool) -> jax.Array:
+  """Share of the tiles that run for counts of wanted ones [...], float32."""
+  rows, columns = grid(size, side)
+  shares = [count / (rows * columns) for count in counts(size, side)]
+  return jnp.asarray([*shares, 1.0], jnp.float32)[bucket(wanted, size, side, sampled)]
+
+
 def on_wanted(
-  work: Work, low: jax.Array, x: jax.Array, logits: jax.Array, sparse: Sparse, side: int, sampled: bool
+  work: Work, low: jax.Array, x: jax.Array, mass: jax.Array, sparse: Sparse, side: int, sampled: bool
 ) -> tuple[jax.Array, jax.Array]:
   """The finest block on the tiles of one image that are wanted.
 
@@ -80,7 +95,7 @@ def on_wanted(
     work: the block.
     low: [1, h, w, Cl].
     x: of the block before, [1, h', w', Ch].
-    logits: of the frozen network, [1, h", w", C].
+    mass: of each tile, `doubt`.
     sparse: which tiles.
     side: of a tile, cells of `low`.
     sampled: the block takes statistics over the map, for which tiles that are not wanted are needed too.
@@ -90,31 +105,25 @@ def on_wanted(
   """
   size = low.shape[1:3]
   rows, columns = grid(size, side)
-  mass = doubt(logits[0], size, side)
-  buckets = counts(size, side)
-  everywhere = jnp.ones((1, *size, 1), bool)
-
-  def whole() -> tuple[jax.Array, jax.Array]:
-    return work(low, x, None), everywhere
-
-  def some(count: int) -> Callable[[], tuple[jax.Array, jax.Array]]:
-    def run() -> tuple[jax.Array, jax.Array]:
-      chosen = patches(mass, sparse.threshold, count, side, size)
-      tiles = work(low, x, chosen)
-      # Behind the wanted ones stand those of the sample: their number is out of range, so they are dropped.
-      index = jnp.where(jnp.arange(count) < wanted, chosen.index, mass.size)
-      out = jnp.zeros((mass.size, *tiles.shape[1:]), tiles.dtype).at[index].set(tiles, mode="drop")
-      return joined(out), joined(jnp.broadcast_to((mass > sparse.threshold)[:, None, None, None], cells))
-
-    return run
+  wanted = mass > sparse.threshold
 
   def joined(tiles: jax.Array) -> jax.Array:
     flat = tiles.reshape(rows, columns, side, side, -1).swapaxes(1, 2)
     return flat.reshape(1, rows * side, columns * side, -1)[:, : size[0], : size[1]]
 
-  if not buckets:
+  def whole() -> tuple[jax.Array, jax.Array]:
+    return work(low, x, None), jnp.ones((1, *size, 1), bool)
+
+  def some(count: int) -> tuple[jax.Array, jax.Array]:
+    chosen = patches(mass, sparse.threshold, count, side, size)
+    tiles = work(low, x, chosen)
+    # Behind the wanted ones stand those of the sample: their number is out of range, so they are dropped.
+    index = jnp.where(jnp.arange(count) < wanted.sum(), chosen.index, mass.size)
+    out = jnp.zeros((mass.size, *tiles.shape[1:]), tiles.dtype).at[index].set(tiles, mode="drop")
+    known = jnp.broadcast_to(wanted[:, None, None, None], (mass.size, side, side, 1))
+    return joined(out), joined(known)
+
+  if not counts(size, side):
     return whole()
-  cells, wanted = (mass.size, side, side, 1), (mass > sparse.threshold).sum()
-  needed = wanted + (sample_size(mass.size) if sampled else 0)
-  which = jnp.searchsorted(jnp.asarray(buckets), needed)
-  return jax.lax.switch(which, [*(some(count) for count in buckets), whole])
+  which = bucket(wanted.sum(), size, side, sampled)
+  return jax.lax.switch(which, [*(functools.partial(some, n) for n in counts(size, side)), whole])
