@@ -129,7 +129,7 @@ def default_config() -> ConfigDict:
 
   # The detail branch at rest runs its finest block only on tiles whose mean of 1 - max P_sb exceeds the threshold, where
   # that saves time; 0: everywhere. The tile's side is in pixels.
-  config.sparse = ConfigDict({"threshold": 0.02, "tile": 32})
+  config.sparse = ConfigDict({"threshold": 0.03, "tile": 32})
 
   # How a network at rest sees an image; training and choosing see it once and whole. Flags of `evaluate`, `predict`.
   config.views = ConfigDict()

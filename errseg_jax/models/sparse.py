@@ -19,6 +19,7 @@ from errseg_jax.models.patches import Patches, by_tile, grid
 
 MARGIN = 3  # cells that three 3x3 convolutions see
 BUCKETS = 4  # counts of tiles that a program is compiled for, beside the whole map
+MOST = 0.85  # from here on the whole map is as fast
 SAMPLE = 16  # of this many tiles that are not wanted one speaks for the others in statistics over the map
 
 
@@ -47,8 +48,8 @@ def doubt(logits: jax.Array, size: tuple[int, int], side: int) -> jax.Array:
 
 
 def counts(size: tuple[int, int], side: int) -> tuple[int, ...]:
-  """How many tiles a program may work on, ascending: with their margins they hold fewer cells than the map."""
-  most = size[0] * size[1] // (side + 2 * MARGIN) ** 2
+  """How many tiles a program may work on, ascending: with their margins they hold at most MOST of the map's cells."""
+  most = int(MOST * size[0] * size[1]) // (side + 2 * MARGIN) ** 2
   rows, columns = grid(size, side)
   most = min(most, rows * columns - 1)
   return tuple(sorted({most * (k + 1) // BUCKETS for k in range(BUCKETS)} - {0}))
