@@ -155,7 +155,7 @@ def bench(args: argparse.Namespace) -> int:
   """What a config's network costs: parameters, multiply-adds, milliseconds; of a trained one, time against mIoU."""
   if args.what == "guided_filter":
     return _bench_guided_filter(args)
-  whole = args.what in ("early_exit", "sparse")
+  whole = args.what in ("early_exit", "sparse", "views")
   if whole and (args.config or args.size):
     raise UserError(
       f"--what={args.what} is of the run in --workdir and its own images: leave out --config and --size"
@@ -167,13 +167,14 @@ def bench(args: argparse.Namespace) -> int:
   from errseg_jax.bench.model import bench_model
   from errseg_jax.bench.size import bench_size, image_size
   from errseg_jax.bench.sparse import bench_sparse
+  from errseg_jax.bench.views import bench_views
 
   if whole:
-    trained = {"early_exit": bench_early_exit, "sparse": bench_sparse}
+    trained = {"early_exit": bench_early_exit, "sparse": bench_sparse, "views": bench_views}
     trained[args.what](config, workdir(args), args.split or config.splits.val, args.json)
     return 0
   run = {"size": bench_size, "model": bench_model}
-  what = known(args.what or "size", (*run, "early_exit", "sparse", "guided_filter"), "--what")
+  what = known(args.what or "size", (*run, "early_exit", "sparse", "views", "guided_filter"), "--what")
   run[what](config, *image_size(args.size or "513x513"), args.json)
   return 0
 
@@ -246,6 +247,7 @@ FLAG_HELP = {
   "--what": "size: parameters and multiply-adds of each part, the default; model: those and the time of each branch; "
   "early_exit: of the trained cascade in --workdir, time against mIoU as the threshold of its early exit moves; "
   "sparse: of the trained detail branch there, time against mIoU as it works on fewer tiles; "
+  "views: what views of doubtful tiles gain and cost beside views of whole images; "
   "guided_filter: time of the guidance CRF's filter by radius, without a config",
   "--size": "HEIGHTxWIDTH of the image in pixels; by default 513x513",
   "--rows": "names of rows, or a family (correction, confusion, guidance, bn_groups), with commas between; by default "

@@ -93,6 +93,10 @@ def model(config: ConfigDict, num_classes: int) -> ErrorAware:
         f"config.early_exit.threshold={exits.threshold} wants a cascade (config.order); set it to 0"
       )
     return whole
+  if whole.views is not None and whole.views.share < 1:
+    raise UserError(
+      f"config.views.share={whole.views.share} is not for a cascade, whose fine network has its early exit: set it to 1"
+    )
   return whole.clone(refine=refine(config), early_exit=exits, detail_weights=())
 
 

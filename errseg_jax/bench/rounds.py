@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ ROUNDS = 5  # of each program on each of them
 
 
 def seconds_of(
-  config: ConfigDict, programs: dict[str, Callable[[Any, jax.Array], Any]], variables: Any, source: Any
+  config: ConfigDict, programs: Mapping[str, Callable[[Any, Any], Any]], variables: Any, source: Any
 ) -> tuple[list[int], dict[str, np.ndarray]]:
   """([height, width] as padded, {program: seconds of each image in each round, [n, ROUNDS]}).
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -151,13 +153,17 @@ class DetailBranch(nn.Module):
     """
     low = self.low_level(image, features)
     x = low[self.strides[0]] if features.high is None else features.high.astype(self.dtype)
-    fields = {"gate": self.gate, "norm": self.norm, "dtype": self.dtype}
+    fields: dict[str, Any] = {"gate": self.gate, "norm": self.norm, "dtype": self.dtype}
     *coarse, stride = self.strides
     for number, own in enumerate(coarse):
       block = DecoderBlock(self.features[number], own, **fields)
       nn.share_scope(self, block)  # its parameters are the branch's own
       x = block(low[own], x)
-    ends = {"num_classes": self.num_classes, "dropout": self.dropout, "residual": self.residual}
+    ends: dict[str, Any] = {
+      "num_classes": self.num_classes,
+      "dropout": self.dropout,
+      "residual": self.residual,
+    }
     finest = FinestBlock(self.features[-1], stride, **fields, **ends, parent=None)
     if sparse is not None:
       return self.sparsely(sparse, finest, low[stride], x, features.logits, semantic)
@@ -188,7 +194,8 @@ class DetailBranch(nn.Module):
     self.sow("intermediates", "worked", worked(wanted.sum(1), size, side, sampled))
 
     def work(low: jax.Array, x: jax.Array, patches: Patches | None) -> jax.Array:
-      return finest.apply(own, low, x, patches)
+      logits: Any = finest.apply(own, low, x, patches)
+      return logits
 
     def one(parts: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
       low, x, mass = parts
@@ -202,7 +209,9 @@ class DetailBranch(nn.Module):
     correction = resize(found, semantic.shape[1:3])
     if self.residual:
       return semantic + correction
-    known = resize(known.astype(found.dtype), semantic.shape[1:3]) > 1 - 1e-3  # in all that a pixel is taken from
+    known = (
+      resize(known.astype(found.dtype), semantic.shape[1:3]) > 1 - 1e-3
+    )  # in all that a pixel is taken from
     return jnp.where(known, correction, semantic)
 
   def low_level(self, image: jax.Array, features: Features) -> dict[int, jax.Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from errseg_jax.models.confusion_groups import fuse_groups
 from errseg_jax.models.early_exit import EarlyExit, exit_early
 from errseg_jax.models.error_branch import unweighted
 from errseg_jax.models.layers import resize
+from errseg_jax.models.second_look import look_again
 from errseg_jax.models.sparse import Sparse
 from errseg_jax.models.tiles import Tiles, tiled
 from errseg_jax.models.views import Views, combined
@@ -134,6 +136,10 @@ def infer(
     return tiled(lambda tile: infer(untiled, variables, tile, wanted), image, model.tiles)
   if model.views is not None:
     once = model.clone(views=None)
+    if model.views.share < 1:
+      residual = getattr(model.detail, "residual", False)
+      function = functools.partial(infer, once, variables)
+      return look_again(function, image, model.views, wanted, residual)
     weights = variables.get("tuned", {}).get("combination")
     return combined(lambda view: infer(once, variables, view, wanted), image, model.views, weights)
   if model.early_exit is not None and {"error", "detail"} <= set(wanted):

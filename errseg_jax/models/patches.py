@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import struct
-
-from errseg_jax.models.layers import resize
 
 
 @struct.dataclass
@@ -23,7 +23,7 @@ class Patches:
   index: jax.Array
   weight: jax.Array
   side: int = struct.field(pytree_node=False)
-  size: tuple[int, int] = struct.field(pytree_node=False)
+  size: Sequence[int] = struct.field(pytree_node=False)
 
   @property
   def grid(self) -> tuple[int, int]:
@@ -46,18 +46,20 @@ class Patches:
     """Cells that lie on the map, bool [K, side + 2 margin, side + 2 margin, 1]."""
     steps = jnp.arange(-margin, self.side + margin)
     rows, columns = (
-      (0 <= first[:, None] + steps[None]) & (first[:, None] + steps[None] < n)
+      (first[:, None] + steps[None] >= 0) & (first[:, None] + steps[None] < n)
       for first, n in zip(self.corners(), self.size, strict=True)
     )
     return rows[:, :, None, None] & columns[:, None, :, None]
 
   def weights(self, margin: int) -> jax.Array:
     """What each cell counts in statistics over the map, float32 as `inside`: a margin is another tile's."""
-    own = jnp.pad(jnp.ones((1, self.side, self.side, 1)), ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    own = jnp.pad(
+      jnp.ones((1, self.side, self.side, 1)), ((0, 0), (margin, margin), (margin, margin), (0, 0))
+    )
     return own * self.inside(margin) * self.weight[:, None, None, None]
 
 
-def grid(size: tuple[int, int], side: int) -> tuple[int, int]:
+def grid(size: Sequence[int], side: int) -> tuple[int, int]:
   """(rows, columns) of the tiles that cover a map."""
   return -(-size[0] // side), -(-size[1] // side)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -41,13 +41,13 @@ Work = Callable[[jax.Array, jax.Array, Patches | None], jax.Array]
 [1, h, w, C] or of the tiles [K, side, side, C]."""
 
 
-def doubt(logits: jax.Array, size: tuple[int, int], side: int) -> jax.Array:
+def doubt(logits: jax.Array, size: Sequence[int], side: int) -> jax.Array:
   """Mean of 1 - max P over the cells of each tile, logits [h', w', C] -> [tiles] of a map of `size`."""
   p = 1 - jax.nn.softmax(at_least_float32(logits)).max(-1)
   return by_tile(resize(p[None, ..., None], size)[0, ..., 0], side)
 
 
-def counts(size: tuple[int, int], side: int) -> tuple[int, ...]:
+def counts(size: Sequence[int], side: int) -> tuple[int, ...]:
   """How many tiles a program may work on, ascending: with their margins they hold at most MOST of the map's cells."""
   most = int(MOST * size[0] * size[1]) // (side + 2 * MARGIN) ** 2
   rows, columns = grid(size, side)
@@ -60,7 +60,7 @@ def sample_size(tiles: int) -> int:
   return -(-tiles // SAMPLE)
 
 
-def patches(mass: jax.Array, threshold: float, count: int, side: int, size: tuple[int, int]) -> Patches:
+def patches(mass: jax.Array, threshold: float, count: int, side: int, size: Sequence[int]) -> Patches:
   """`count` tiles: the wanted ones, and behind them a sample of the others, evenly over the order of their mass.
 
   Which ones the sample takes does not depend on `count`; what is left of it counts nothing.
@@ -73,14 +73,14 @@ def patches(mass: jax.Array, threshold: float, count: int, side: int, size: tupl
   return Patches(order[place], weight, side, size)
 
 
-def bucket(wanted: jax.Array, size: tuple[int, int], side: int, sampled: bool) -> jax.Array:
+def bucket(wanted: jax.Array, size: Sequence[int], side: int, sampled: bool) -> jax.Array:
   """Which of `counts` holds so many wanted tiles, int32; one beyond the last: the whole map."""
   rows, columns = grid(size, side)
   needed = wanted + (sample_size(rows * columns) if sampled else 0)
   return jnp.searchsorted(jnp.asarray(counts(size, side), jnp.int32), needed)
 
 
-def worked(wanted: jax.Array, size: tuple[int, int], side: int, sampled: bool) -> jax.Array:
+def worked(wanted: jax.Array, size: Sequence[int], side: int, sampled: bool) -> jax.Array:
   """Share of the tiles that run for counts of wanted ones [...], float32."""
   rows, columns = grid(size, side)
   shares = [count / (rows * columns) for count in counts(size, side)]
