@@ -11,7 +11,7 @@ from errseg_jax.models.second_look import look_again
 from errseg_jax.models.views import Padding, Views, combined
 from errseg_jax.structs import Outputs
 
-PADDING = Padding(8, 0, (0.0, 0.0, 0.0))
+PADDING = Padding(8, 0, (100.0, 100.0, 100.0))
 
 
 def views(share, scales=(1.0,), mirror=True, tile=8, margin=4):
