@@ -1,6 +1,5 @@
 """Error-guided views: doubtful tiles get the mean over the views, the others keep the first pass."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
