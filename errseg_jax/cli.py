@@ -152,13 +152,13 @@ def convert(args: argparse.Namespace) -> int:
 
 
 def bench(args: argparse.Namespace) -> int:
-  """What a config's network costs: parameters, multiply-adds, milliseconds; of a trained cascade, time against mIoU."""
+  """What a config's network costs: parameters, multiply-adds, milliseconds; of a trained one, time against mIoU."""
   if args.what in ("guided_filter", "kernels", "pytorch"):
     return _bench_operation(args)
-  whole = args.what == "early_exit"
+  whole = args.what in ("early_exit", "sparse", "views")
   if whole and (args.config or args.size):
     raise UserError(
-      "--what=early_exit is of the run in --workdir and its own images: leave out --config and --size"
+      f"--what={args.what} is of the run in --workdir and its own images: leave out --config and --size"
     )
   config = workdir_config(args) if whole else required_config(args)
   prepare(config)
@@ -166,12 +166,16 @@ def bench(args: argparse.Namespace) -> int:
   from errseg_jax.bench.early_exit import bench_early_exit
   from errseg_jax.bench.model import bench_model
   from errseg_jax.bench.size import bench_size, image_size
+  from errseg_jax.bench.sparse import bench_sparse
+  from errseg_jax.bench.views import bench_views
 
   if whole:
-    bench_early_exit(config, workdir(args), args.split or config.splits.val, args.json)
+    trained = {"early_exit": bench_early_exit, "sparse": bench_sparse, "views": bench_views}
+    trained[args.what](config, workdir(args), args.split or config.splits.val, args.json)
     return 0
   run = {"size": bench_size, "model": bench_model}
-  what = known(args.what or "size", (*run, "early_exit", "guided_filter", "kernels", "pytorch"), "--what")
+  others = ("early_exit", "sparse", "views", "guided_filter", "kernels", "pytorch")
+  what = known(args.what or "size", (*run, *others), "--what")
   run[what](config, *image_size(args.size or "513x513"), args.json)
   return 0
 
@@ -250,6 +254,8 @@ FLAG_HELP = {
   "--drop": "head: keep the backbone alone, for another number of classes; class0: the first class, where it is void",
   "--what": "size: parameters and multiply-adds of each part, the default; model: those and the time of each branch; "
   "early_exit: of the trained cascade in --workdir, time against mIoU as the threshold of its early exit moves; "
+  "sparse: of the trained detail branch there, time against mIoU as it works on fewer tiles; "
+  "views: what views of doubtful tiles gain and cost beside views of whole images; "
   "guided_filter: time of the guidance CRF's filter by radius, without a config; kernels: time and memory of the fused "
   "loss and labels, without a config; pytorch: DeepLabv3+ here and in PyTorch, where that is installed",
   "--size": "HEIGHTxWIDTH of the image in pixels; by default 513x513, of kernels 1025x2049, of pytorch 512x512",

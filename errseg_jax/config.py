@@ -131,11 +131,20 @@ def default_config() -> ConfigDict:
   # The tile's side is in cells of the shared map.
   config.early_exit = ConfigDict({"threshold": 0.0, "tile": 2})
 
+  # The detail branch at rest runs its finest block only on tiles whose mean of 1 - max P_sb exceeds the threshold; 0:
+  # everywhere, for on small images the tiles' margins cost what is saved. The tile's side is in pixels.
+  config.sparse = ConfigDict({"threshold": 0.0, "tile": 32})
+
   # How a network at rest sees an image; training and choosing see it once and whole. Flags of `evaluate`, `predict`.
   config.views = ConfigDict()
   config.views.scales = (1.0,)  # factors of height and width
   config.views.mirror = False  # each scale's mirror image too
   config.views.combine = "mean"  # or "max", "mean_max", "learned"
+  config.views.share = (
+    1.0  # of an image's tiles, the most doubtful ones, that are seen again; 1: the whole image
+  )
+  config.views.tile = 32  # side of these, pixels
+  config.views.margin = 32  # around them, pixels
   config.tiles = ConfigDict()
   config.tiles.size = 0  # side, pixels, a size that the network takes; 0: the whole image at once
   config.tiles.overlap = 32  # of neighbours, pixels

@@ -66,6 +66,8 @@ def evaluate(
   source, info = dataset.source(split), dataset.info
   model, crf = assemble.model(config, info.num_classes), assemble.crf(config)
   mesh = make_mesh(config.num_devices)
+  if mesh.devices.size > 1:  # each would run the tiles of all
+    model = model.clone(sparse=None)
   variables = replicate(resting_variables(config, workdir, model), mesh)
   stages = {stage.name: stage for stage in plan(config)}
   branches = trained_branches(stages.values())
@@ -114,7 +116,7 @@ def evaluate(
     results["crf"] |= {"settings": config.crf.to_dict(), "changed": changed.tolist()}
     for name in {"alpha", "lam"} & variables.get("tuned", {}).keys():
       results["crf"]["settings"][name] = float(variables["tuned"][name])
-  for name in ("early_exit", "views", "tiles"):
+  for name in ("early_exit", "sparse", "views", "tiles"):
     if getattr(model, name) is not None:
       results[name] = config[name].to_dict()
   results["speed"] = speed(model, variables, evaluator, source, branches)

@@ -35,7 +35,7 @@ def decisive(config: ConfigDict, stages: Collection[str]) -> dict[str, Any]:
   unused += ["early_exit", "crf"]
   if not SECTIONS.keys() & {*stages} and config.splits.error_source != "holdout":
     unused += ["splits.error_source", "splits.folds", "splits.strength", "splits.holdout_fraction"]
-  unused += ["order", "views", "tiles", *FREE]
+  unused += ["order", "sparse", "views", "tiles", *FREE]
   values = flat(config).items()
   return {k: v for k, v in values if not any(k == u or k.startswith(u + ".") for u in unused)}
 

@@ -16,6 +16,7 @@ from errseg_jax.kernels import CHOICES
 from errseg_jax.models.backbones import BACKBONES
 from errseg_jax.models.cascade import COMBINATIONS, SELECTIONS, PyramidBranch, Refine
 from errseg_jax.models.confusion_groups import RULES, ConfusionGroups
+from errseg_jax.models.detail_branch import DetailBranch
 from errseg_jax.models.detail_branches import DETAIL_BRANCHES
 from errseg_jax.models.early_exit import EarlyExit
 from errseg_jax.models.error_aware import ErrorAware
@@ -23,8 +24,9 @@ from errseg_jax.models.error_branch import PRIORS
 from errseg_jax.models.error_branches import ERROR_BRANCHES
 from errseg_jax.models.guidance import Guidance
 from errseg_jax.models.heads import HEADS
-from errseg_jax.models.layers import GATES
+from errseg_jax.models.layers import GATES, NORMS
 from errseg_jax.models.segmenter import Segmenter
+from errseg_jax.models.sparse import Sparse
 
 LOW_STRIDES = (2, 4, 8, 16)  # that subnets may ask for
 
@@ -61,6 +63,7 @@ def model(config: ConfigDict, num_classes: int) -> ErrorAware:
   known(detail.get("encoder", "missing"), ("missing", "all"), "config.detail_branch.encoder")
   for name, section in (("error_branch", error), ("detail_branch", detail)):
     known(section.get("gate", "sigmoid"), GATES, f"config.{name}.gate")
+  known(detail.get("norm", "group"), NORMS, "config.detail_branch.norm")
   check_sizes(error, detail)
   error_class = ERROR_BRANCHES[known(error.pop("name"), ERROR_BRANCHES, "config.error_branch.name")]
   detail_class = DETAIL_BRANCHES[known(detail.pop("name"), DETAIL_BRANCHES, "config.detail_branch.name")]
@@ -80,6 +83,7 @@ def model(config: ConfigDict, num_classes: int) -> ErrorAware:
     detail_weights=weights,
     subnets=subnets(config, num_classes),
     guidance=guidance(config, num_classes),
+    sparse=sparse(config, detail_class),
     views=views(config),
     tiles=tiles(config),
     kernels=known(config.kernels, CHOICES, "config.kernels"),
@@ -92,6 +96,10 @@ def model(config: ConfigDict, num_classes: int) -> ErrorAware:
         f"config.early_exit.threshold={exits.threshold} wants a cascade (config.order); set it to 0"
       )
     return whole
+  if whole.views is not None and whole.views.share < 1:
+    raise UserError(
+      f"config.views.share={whole.views.share} is not for a cascade, whose fine network has its early exit: set it to 1"
+    )
   return whole.clone(refine=refine(config), early_exit=exits, detail_weights=())
 
 
@@ -144,6 +152,20 @@ def early_exit(config: ConfigDict) -> EarlyExit | None:
       f"{config.detail_branch.name!r}: set it to 0"
     )
   return exits if exits.threshold else None
+
+
+def sparse(config: ConfigDict, detail_class: type) -> Sparse | None:
+  """Where the detail branch works; None where it works everywhere, as a branch without decoder blocks does.
+
+  Raises:
+    UserError: a threshold that is no probability, or a tile of nothing.
+  """
+  found = construct(Sparse, config.sparse, "sparse")
+  if not 0 <= found.threshold < 1:
+    raise UserError(f"config.sparse.threshold={found.threshold} must be at least 0 (everywhere) and below 1")
+  if found.tile < 1:
+    raise UserError(f"config.sparse.tile={found.tile} must be at least 1")
+  return found if found.threshold and detail_class is DetailBranch else None
 
 
 def guidance(config: ConfigDict, num_classes: int) -> Guidance | None:

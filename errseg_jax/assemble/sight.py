@@ -31,7 +31,34 @@ def views(config: ConfigDict) -> Views | None:
     raise UserError(
       "config.views.combine='learned' wants more views than one: set views.scales or views.mirror"
     )
+  check_share(found)
   return None if found.each == ((1.0, False),) else found
+
+
+def check_share(found: Views) -> None:
+  """Refuses views of a share of the tiles that make no sense.
+
+  Raises:
+    UserError: no share, a tile of nothing, or a combination that is not the mean.
+  """
+  if not 0 < found.share <= 1:
+    raise UserError(f"config.views.share={found.share} must be above 0 and at most 1 (the whole image)")
+  for key, least in (("tile", 1), ("margin", 0)):
+    if getattr(found, key) < least:
+      raise UserError(f"config.views.{key}={getattr(found, key)} must be at least {least}")
+  if found.share == 1:
+    return
+  if found.combine != "mean":
+    raise UserError(
+      f"config.views.share={found.share} wants config.views.combine='mean', not {found.combine!r}"
+    )
+  side, padding = found.tile + 2 * found.margin, found.padding
+  if side < padding.multiple or (side - padding.remainder) % padding.multiple:
+    plus = f" plus {padding.remainder}" if padding.remainder else ""
+    raise UserError(
+      f"config.views.tile={found.tile} with a margin of {found.margin} on both sides is {side} pixels; the network "
+      f"takes multiples of loader.size_multiple={padding.multiple}{plus}"
+    )
 
 
 def tiles(config: ConfigDict) -> Tiles | None:

@@ -6,7 +6,6 @@ import functools
 import io
 import json
 import pathlib
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from errseg_jax import assemble
-from errseg_jax.data.pipeline import bucket
+from errseg_jax.bench.rounds import seconds_of
 from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice, fused_probabilities, rebalanced
 from errseg_jax.inference.evaluator import make_evaluator
@@ -34,8 +33,6 @@ from errseg_jax.train.restore import trained_variables
 
 THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
 BOTH = ("error", "detail")
-IMAGES = 16  # that are timed, evenly over the split
-ROUNDS = 5  # of each program on each of them
 
 
 def early_exit(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[str, Any]:
@@ -121,43 +118,17 @@ def map_size(model: ErrorAware, variables: Any, image: jax.Array) -> tuple[int, 
 def times(
   config: ConfigDict, models: dict[float, ErrorAware], variables: Any, source: Any
 ) -> tuple[list[int], dict[str, float]]:
-  """([height, width] as padded, {threshold or "coarse": seconds of an image}), the mean over images of the median.
-
-  Images of one size, that of the first. In a round every program runs once, so that a busy moment of the machine
-  meets all of them.
-  """
+  """([height, width] as padded, {threshold or "coarse": seconds of an image}), the mean over images of the median."""
   programs = {f"{t:g}": jax.jit(functools.partial(logits, model, BOTH)) for t, model in models.items()}
   programs["coarse"] = jax.jit(functools.partial(logits, models[0.0], ("error",)))
-  chosen = sorted({int(i) for i in np.linspace(0, len(source) - 1, IMAGES)})
-  images = [padded(config, source[index]["image"]) for index in chosen]
-  images = [image for image in images if image.shape == images[0].shape]
-  seconds = np.zeros((len(images), ROUNDS, len(programs)))
-  for k, image in enumerate(images):
-    for program in programs.values():
-      jax.block_until_ready(program(variables, image))
-    for r in range(ROUNDS):
-      for i, program in enumerate(programs.values()):
-        start = time.perf_counter()
-        jax.block_until_ready(program(variables, image))
-        seconds[k, r, i] = time.perf_counter() - start
-  means = np.median(seconds, 1).mean(0)
-  return list(images[0].shape[1:3]), {name: float(s) for name, s in zip(programs, means, strict=True)}
+  size, seconds = seconds_of(config, programs, variables, source)
+  return size, {name: float(np.median(s, 1).mean()) for name, s in seconds.items()}
 
 
 def logits(model: ErrorAware, wanted: Sequence[str], variables: Any, image: jax.Array) -> tuple[Any, ...]:
   """What the branches give, without what is made of it."""
   outputs = infer(model, variables, image, wanted)
   return outputs.semantic, outputs.error, outputs.detail
-
-
-def padded(config: ConfigDict, image: np.ndarray) -> np.ndarray:
-  """An image [H, W, 3] as a batch of one, in its bucket."""
-  height, width = image.shape[:2]
-  size = bucket(height, width, config.loader.size_multiple, config.segmenter.size_remainder)
-  out = np.empty((1, *size, 3), np.uint8)
-  out[:] = np.array(assemble.pad_value(config), np.uint8)
-  out[0, :height, :width] = image
-  return out
 
 
 def bench_early_exit(config: ConfigDict, workdir: pathlib.Path, split: str, as_json: bool) -> None:

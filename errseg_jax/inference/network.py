@@ -18,8 +18,9 @@ from errseg_jax.inference.smoothing import smoothed
 from errseg_jax.kernels import fused_labels
 from errseg_jax.metrics.calibration import calibrated
 from errseg_jax.models.crf import GuidanceCRF
-from errseg_jax.models.error_aware import ErrorAware, infer, infer_coarse
+from errseg_jax.models.error_aware import ErrorAware, infer, infer_coarse, single_pass
 from errseg_jax.models.error_branch import max_probability_logit
+from errseg_jax.models.folding import fold, foldable, folded
 from errseg_jax.models.tiles import added, band, empty
 from errseg_jax.structs import DatasetInfo, Outputs, Prediction
 
@@ -89,9 +90,25 @@ class TrainedNetwork:
     return to_prediction(outputs, scores, choice)
 
   @functools.cached_property
+  def _folds(self) -> dict:
+    """Batch normalisations of the segmenter, which the convolutions before them take over.
+
+    A cascade's own stay: of its fine network parts run by themselves, under other paths (`models.early_exit`).
+    """
+    found = foldable(single_pass(self.model))
+    return {norm: pair for norm, pair in found.items() if norm[0] == "segmenter"}
+
+  @functools.cached_property
+  def _resting(self) -> Any:
+    """The variables, folded."""
+    return jax.jit(functools.partial(fold, pairs=self._folds))(self.variables)
+
+  @functools.cached_property
   def _forward(self):
     def forward(variables, image, choice):
-      return self._told(variables, infer_coarse(self.model, variables, image, self.branches), choice, image)
+      with folded(self._folds):
+        outputs = infer_coarse(self.model, variables, image, self.branches)
+      return self._told(variables, outputs, choice, image)
 
     return jax.jit(forward)
 
@@ -102,7 +119,11 @@ class TrainedNetwork:
     assert tiles is not None
 
     def function(variables):
-      return functools.partial(infer, untiled, variables, wanted=self.branches)
+      def run(image):
+        with folded(self._folds):
+          return infer(untiled, variables, image, wanted=self.branches)
+
+      return run
 
     def start(variables, rows):
       return empty(function(variables), rows, rows.shape[1], tiles)
@@ -121,11 +142,11 @@ class TrainedNetwork:
     assert self.model.tiles is not None
     starts, weights = self.model.tiles.places(image.shape[1])
     side, choice, (start, add) = weights.shape[1], self.choice.arrays(), self._band
-    sums = start(self.variables, image[:, :side])
+    sums = start(self._resting, image[:, :side])
     whole: Any = None
     for first, end, own in zip(starts, [*starts[1:], image.shape[1]], weights, strict=True):
       done = end - first
-      told, sums = add(sums, self.variables, image[:, first : first + side], own, done, choice)
+      told, sums = add(sums, self._resting, image[:, first : first + side], own, done, choice)
       rows = jax.device_get(told)
       if whole is None:
         whole = jax.tree.map(lambda x: np.empty(image.shape[:3], x.dtype), rows)
@@ -156,5 +177,5 @@ class TrainedNetwork:
     if self.model.tiles is not None and max(size) > self.model.tiles.size:
       out = self._by_bands(padded)
     else:
-      out = jax.device_get(self._forward(self.variables, padded, self.choice.arrays()))
+      out = jax.device_get(self._forward(self._resting, padded, self.choice.arrays()))
     return jax.tree.map(lambda x: x[0, :height, :width], out)

@@ -16,6 +16,8 @@ from errseg_jax.models.detail_branch import DetailBranch
 from errseg_jax.models.early_exit import EarlyExit, exit_early
 from errseg_jax.models.error_branch import ErrorBranch, unweighted
 from errseg_jax.models.layers import resize, resize_twice
+from errseg_jax.models.second_look import look_again
+from errseg_jax.models.sparse import Sparse
 from errseg_jax.models.tiles import Tiles, tiled
 from errseg_jax.models.views import Views, combined
 from errseg_jax.structs import Coarse, Features, Outputs
@@ -37,6 +39,7 @@ class ErrorAware(nn.Module):
     guidance: Features -> global class scores [B, C], added to every local score (P3); None as above.
     refine: of a cascade (P2), whose three branches train together: what they come to; None of other networks.
     early_exit: of a cascade at rest; None: its fine network sees the whole image.
+    sparse: where the detail branch of a network at rest works; None: everywhere.
     views: of a network at rest; None: it sees an image once, as it is.
     tiles: of a network at rest; None: it sees an image whole. Each tile is seen in all views.
     kernels: `config.kernels`; "reference": no `Outputs.coarse`.
@@ -51,6 +54,7 @@ class ErrorAware(nn.Module):
   guidance: nn.Module | None = None
   refine: Refine | None = None
   early_exit: EarlyExit | None = None
+  sparse: Sparse | None = None
   views: Views | None = None
   tiles: Tiles | None = None
   kernels: str = "auto"
@@ -62,6 +66,7 @@ class ErrorAware(nn.Module):
     image: jax.Array,
     train: Collection[str] = (),
     wanted: Collection[str] = ("error", "detail"),
+    sparsely: bool = False,
   ) -> Outputs:
     """One forward pass, the same in training, evaluation and prediction.
 
@@ -69,6 +74,7 @@ class ErrorAware(nn.Module):
       image: uint8 [B, H, W, 3].
       train: groups in training mode; in every other group batch statistics and dropout are at rest.
       wanted: branches to run.
+      sparsely: the detail branch works where `sparse` says.
 
     Returns:
       Outputs at the image's size.
@@ -91,7 +97,7 @@ class ErrorAware(nn.Module):
     if features.auxiliary is not None:
       auxiliary = resize(features.auxiliary, size, features.align_corners)
     if "detail" in wanted or ("error" in wanted and self.error.prior == "detail"):
-      detail, stages, coarse = self.detailed(image, features, semantic, train, coarse)
+      detail, stages, coarse = self.detailed(image, features, semantic, train, coarse, sparsely)
     if "error" in wanted:
       error, coarse = self.doubted(image, features, semantic, detail, train, coarse)
     stages = stages if "detail" in train else ()
@@ -126,12 +132,14 @@ class ErrorAware(nn.Module):
     semantic: jax.Array,
     train: Collection[str],
     coarse: Coarse | None,
+    sparsely: bool,
   ) -> tuple[jax.Array, tuple, Coarse | None]:
     """Detail logits, those of a cascade's stages, and `coarse` with what they come from."""
-    if coarse is None:
-      detail = self.detail(image, features, semantic, "detail" in train)
+    where = {"sparse": self.sparse} if sparsely else {}
+    if coarse is None or (where and not self.detail.residual):
+      detail = self.detail(image, features, semantic, "detail" in train, **where)
       return (*detail, None) if isinstance(detail, tuple) else (detail, (), None)
-    own = self.detail(image, features, semantic, "detail" in train, resized=False)
+    own = self.detail(image, features, semantic, "detail" in train, resized=False, **where)
     return self.detail.at_size(own, semantic), (), dataclasses.replace(coarse, detail=own)
 
   def doubted(
@@ -174,7 +182,7 @@ class ErrorAware(nn.Module):
 
 def single_pass(model: ErrorAware) -> ErrorAware:
   """The network as it is trained and chosen for: one pass over the whole image."""
-  return model.clone(early_exit=None, views=None, tiles=None)
+  return model.clone(early_exit=None, sparse=None, views=None, tiles=None)
 
 
 def infer(
@@ -192,11 +200,15 @@ def infer(
     return tiled(lambda tile: infer(untiled, variables, tile, wanted), image, model.tiles)
   if model.views is not None:
     once = model.clone(views=None)
+    if model.views.share < 1:
+      residual = getattr(model.detail, "residual", False)
+      function = functools.partial(infer, once, variables)
+      return look_again(function, image, model.views, wanted, residual)
     weights = variables.get("tuned", {}).get("combination")
     return combined(lambda view: infer(once, variables, view, wanted), image, model.views, weights)
   if model.early_exit is not None and {"error", "detail"} <= set(wanted):
     return exit_early(model, variables, image, wanted)
-  outputs: Any = model.apply(variables, image, wanted=wanted)
+  outputs: Any = model.apply(variables, image, wanted=wanted, sparsely=model.sparse is not None)
   return dataclasses.replace(outputs, coarse=None)
 
 
@@ -206,5 +218,5 @@ def infer_coarse(
   """`infer`, with `Outputs.coarse` where the maps are interpolated from it alone."""
   if model.tiles is not None or model.views is not None or model.early_exit is not None:
     return infer(model, variables, image, wanted)
-  outputs: Any = model.apply(variables, image, wanted=wanted)
+  outputs: Any = model.apply(variables, image, wanted=wanted, sparsely=model.sparse is not None)
   return outputs

@@ -56,7 +56,7 @@ def foldable(model: nn.Module) -> dict[Path, tuple[Path, float]]:
 def fold(variables: Any, pairs: dict[Path, tuple[Path, float]]) -> Any:
   """The variables with the gains of `pairs`, of `foldable`, in the kernels; to be run under `folded`."""
   params = traverse_util.flatten_dict(variables["params"])
-  stats = traverse_util.flatten_dict(variables["batch_stats"])
+  stats = traverse_util.flatten_dict(variables.get("batch_stats", {}))
   for norm, (conv, epsilon) in pairs.items():
     mean, var = (stats[*norm, name] for name in ("mean", "var"))
     gain = params[*norm, "scale"] * jax.lax.rsqrt(var + epsilon)

@@ -51,6 +51,7 @@ class LayerCascade(DetailBranch):
       "residual",
       "gate",
       "dropout",
+      "norm",
     )
     decoder = {name: getattr(self, name) for name in fields}
     logits, reached = semantic, jnp.ones(semantic.shape[:-1], bool)

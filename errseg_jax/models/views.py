@@ -53,12 +53,19 @@ class Views:
     mirror: each scale's mirror image is seen too.
     combine: "mean", "max", "mean_max" ((mean + max) / 2, P3 Eq. 8) or "learned" (sum_i lambda_i z_i with lambda_i in
       R^C, Eq. 9). Learned weights are of score maps; the error logit and global scores get their mean then.
+    share: of an image's tiles that are seen in all views, those of the largest mean P_ep; the others once
+      (`models.second_look`).
+    tile: side of these, pixels.
+    margin: around them, pixels.
   """
 
   padding: Padding
   scales: tuple[float, ...] = (1.0,)
   mirror: bool = False
   combine: str = "mean"
+  share: float = 1.0
+  tile: int = 32
+  margin: int = 32
 
   @property
   def each(self) -> tuple[View, ...]:

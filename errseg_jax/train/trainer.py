@@ -80,8 +80,8 @@ class Trainer:
     classes = self.dataset.info.num_classes
     self.config = config = assemble.with_class_weights(config, self.sources, classes)
     keep_files(config)
-    # Views and tiles are for a trained network: nothing is trained, scored or chosen through them.
-    self.model = assemble.model(config, classes).clone(views=None, tiles=None)
+    # These are for a trained network: nothing is trained, scored or chosen through them.
+    self.model = assemble.model(config, classes).clone(sparse=None, views=None, tiles=None)
     self.losses = {stage.name: assemble.loss(config, stage.kind) for stage in self.stages}
     check_confusion(self.losses, self.splits, bool(config.segmenter.init))
     assemble.thresholds(config)

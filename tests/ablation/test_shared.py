@@ -60,6 +60,7 @@ def test_what_two_rows_have_in_common(config, tmp_path, first, second, stages):
     ("detail_branch", "features", 24, False),
     ("cascade", "detach", True, False),
     ("early_exit", "threshold", 0.3, True),
+    ("sparse", "tile", 64, True),
     ("views", "mirror", True, True),
     ("tiles", "size", 64, True),
     ("crf", "iterations", 5, True),

@@ -194,9 +194,10 @@ def test_a_threshold_of_the_call_is_told_with_the_scores(run, tmp_path):
 
 def test_early_exit_is_benched(run, capsys, monkeypatch, tmp_path):
   from errseg_jax.bench import early_exit as module
+  from errseg_jax.bench import rounds
 
   monkeypatch.setattr(module, "THRESHOLDS", (0.2, 0.9))
-  monkeypatch.setattr(module, "ROUNDS", 2)
+  monkeypatch.setattr(rounds, "ROUNDS", 2)
   workdir = tmp_path / "run"
   shutil.copytree(run, workdir)
   found = early_exit(load_config(workdir), workdir, "val")
