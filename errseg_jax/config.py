@@ -68,18 +68,8 @@ def stages_section() -> ConfigDict:
   return config
 
 
-def default_config() -> ConfigDict:
-  """Everything that can be set."""
-  config = ConfigDict()
-  config.seed = 0
-  config.platform = placeholder(str)  # "cpu", "gpu" or "tpu"; unset: the best that jax finds
-  config.num_devices = placeholder(int)  # unset: all of them
-  config.dtype = "float32"  # compute type; "bfloat16" on accelerators
-  # Losses and labels from low-resolution logits: "auto", "pallas" (TPU, GPU), "banded" (plain jax); or "reference",
-  # from logits at the image's size.
-  config.kernels = "auto"
-
-  config.data = ConfigDict({"name": "scenes"})  # a data set and its fields (errseg_jax/data/datasets)
+def add_data_sections(config: ConfigDict) -> None:
+  """Splits, augmentation and loading."""
   config.splits = ConfigDict()
   config.splits.train = "train"
   config.splits.val = "val"  # reported, never chosen on
@@ -107,6 +97,45 @@ def default_config() -> ConfigDict:
   config.loader.eval_batch_size = 4
   config.loader.size_multiple = 32  # images are padded to multiples of it
 
+
+def add_rest_sections(config: ConfigDict) -> None:
+  """What a trained network does otherwise than in training."""
+  # A cascade at rest refines only where its attention, P(coarse label is wrong), exceeds the threshold; 0: everywhere.
+  # The tile's side is in cells of the shared map.
+  config.early_exit = ConfigDict({"threshold": 0.0, "tile": 2})
+
+  # The detail branch at rest runs its finest block only on tiles whose mean of 1 - max P_sb exceeds the threshold; 0:
+  # everywhere, for on small images the tiles' margins cost what is saved. The tile's side is in pixels.
+  config.sparse = ConfigDict({"threshold": 0.0, "tile": 32})
+
+  # How a network at rest sees an image; training and choosing see it once and whole. Flags of `evaluate`, `predict`.
+  config.views = ConfigDict()
+  config.views.scales = (1.0,)  # factors of height and width
+  config.views.mirror = False  # each scale's mirror image too
+  config.views.combine = "mean"  # or "max", "mean_max", "learned"
+  config.views.share = 1.0  # of an image's tiles, the most doubtful, that are seen again; 1: all of it
+  config.views.tile = 32  # side of these, pixels
+  config.views.margin = 32  # around them, pixels
+  config.tiles = ConfigDict()
+  config.tiles.size = 0  # side, pixels, a size that the network takes; 0: the whole image at once
+  config.tiles.overlap = 32  # of neighbours, pixels
+  # Of models.crf.GuidanceCRF, which labels are smoothed by at rest; 0 iterations: not at all.
+  config.crf = ConfigDict({"iterations": 0})
+
+
+def default_config() -> ConfigDict:
+  """Everything that can be set."""
+  config = ConfigDict()
+  config.seed = 0
+  config.platform = placeholder(str)  # "cpu", "gpu" or "tpu"; unset: the best that jax finds
+  config.num_devices = placeholder(int)  # unset: all of them
+  config.dtype = "float32"  # compute type; "bfloat16" on accelerators
+  # Losses and labels from low-resolution logits: "auto", "pallas" (TPU, GPU), "banded" (plain jax); or "reference",
+  # from logits at the image's size.
+  config.kernels = "auto"
+
+  config.data = ConfigDict({"name": "scenes"})  # a data set and its fields (errseg_jax/data/datasets)
+  add_data_sections(config)
   config.segmenter = segmenter_section()
 
   config.error_branch = ConfigDict({"name": "error", "prior": "detail"})  # of models.error_branches
@@ -127,29 +156,7 @@ def default_config() -> ConfigDict:
   # Where the stage "cascade" trains all branches at once: of models.cascade.Refine, and of losses.CascadeLoss.
   config.cascade = ConfigDict()
   config.cascade_loss = ConfigDict()
-  # A cascade at rest refines only where its attention, P(coarse label is wrong), exceeds the threshold; 0: everywhere.
-  # The tile's side is in cells of the shared map.
-  config.early_exit = ConfigDict({"threshold": 0.0, "tile": 2})
-
-  # The detail branch at rest runs its finest block only on tiles whose mean of 1 - max P_sb exceeds the threshold; 0:
-  # everywhere, for on small images the tiles' margins cost what is saved. The tile's side is in pixels.
-  config.sparse = ConfigDict({"threshold": 0.0, "tile": 32})
-
-  # How a network at rest sees an image; training and choosing see it once and whole. Flags of `evaluate`, `predict`.
-  config.views = ConfigDict()
-  config.views.scales = (1.0,)  # factors of height and width
-  config.views.mirror = False  # each scale's mirror image too
-  config.views.combine = "mean"  # or "max", "mean_max", "learned"
-  config.views.share = (
-    1.0  # of an image's tiles, the most doubtful ones, that are seen again; 1: the whole image
-  )
-  config.views.tile = 32  # side of these, pixels
-  config.views.margin = 32  # around them, pixels
-  config.tiles = ConfigDict()
-  config.tiles.size = 0  # side, pixels, a size that the network takes; 0: the whole image at once
-  config.tiles.overlap = 32  # of neighbours, pixels
-  # Of models.crf.GuidanceCRF, which labels are smoothed by at rest; 0 iterations: not at all.
-  config.crf = ConfigDict({"iterations": 0})
+  add_rest_sections(config)
 
   # Groups of classes that the semantic network confuses, found in its confusion matrix (`errseg confusion`).
   config.groups = ConfigDict()

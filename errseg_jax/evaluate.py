@@ -92,17 +92,12 @@ def evaluate(
     extra = make_extra_counter(model, scores, config.loader.size_multiple, config.segmenter.size_remainder)
     totals.counts |= evaluator.run(extra, variables, source, choice).counts
   results = {
-    "schema": 1,
-    "dataset": config.data.name,
-    "split": split,
-    "num_images": len(source),
-    "classes": list(info.classes),
-    "seed": config.seed,
-    "hardware": hardware(),
+    **about(config, split, source, info),
     **segmentation_results(totals, info),
     **({"chosen": chosen(choice)} if "detail" in branches else {}),
     **presence_results(totals, info),
     **error_results(totals, choice, thresholds, info),
+    **sight_results(config, model),
   }
   if confidnet:
     parts = [(own, VoidAsClass(part, info.num_classes)) for own, part in passes]
@@ -112,20 +107,40 @@ def evaluate(
     results["control"] = control_scores(evaluator, model, control, source, info)
     results["control"]["steps"] = stages["control"].steps
   if crf is not None:
-    changed = 100 * totals.counts["crf/changed"] / totals.counts["crf/images"]
-    results["crf"] |= {"settings": config.crf.to_dict(), "changed": changed.tolist()}
-    for name in {"alpha", "lam"} & variables.get("tuned", {}).keys():
-      results["crf"]["settings"][name] = float(variables["tuned"][name])
-  for name in ("early_exit", "sparse", "views", "tiles"):
-    if getattr(model, name) is not None:
-      results[name] = config[name].to_dict()
+    results["crf"] |= crf_results(config, variables, totals)
   results["speed"] = speed(model, variables, evaluator, source, branches)
   # Another split than the reported one leaves the reported scores as they are.
-  write_evaluation(
-    workdir, results, totals, "" if split == config.splits.val else f"_{split.replace('/', '_')}"
-  )
+  suffix = "" if split == config.splits.val else f"_{split.replace('/', '_')}"
+  write_evaluation(workdir, results, totals, suffix)
   print_results(results)
   return results
+
+
+def about(config: ConfigDict, split: str, source: Any, info: DatasetInfo) -> dict[str, Any]:
+  """What was scored, and where."""
+  return {
+    "schema": 1,
+    "dataset": config.data.name,
+    "split": split,
+    "num_images": len(source),
+    "classes": list(info.classes),
+    "seed": config.seed,
+    "hardware": hardware(),
+  }
+
+
+def sight_results(config: ConfigDict, model: ErrorAware) -> dict[str, Any]:
+  """Settings of what the network at rest does otherwise than in training."""
+  names = ("early_exit", "sparse", "views", "tiles")
+  return {name: config[name].to_dict() for name in names if getattr(model, name) is not None}
+
+
+def crf_results(config: ConfigDict, variables: Any, totals: Totals) -> dict[str, Any]:
+  """Settings of the CRF, tuned ones in place, and the labels that each iteration changed, percent."""
+  tuned = variables.get("tuned", {})
+  settings = config.crf.to_dict() | {name: float(tuned[name]) for name in {"alpha", "lam"} & tuned.keys()}
+  changed = 100 * totals.counts["crf/changed"] / totals.counts["crf/images"]
+  return {"settings": settings, "changed": changed.tolist()}
 
 
 def run_passes(

@@ -77,7 +77,9 @@ def multiply_adds(model: ErrorAware, variables: Any, image: jax.ShapeDtypeStruct
   program = jax.make_jaxpr(lambda variables, image: infer(model, variables, image))(variables, image)
   out = dict.fromkeys(GROUPS, 0)
   for scope, count in convolutions(program.jaxpr, ""):
-    out[_group(scope.split("/", 1)[1])] += count  # behind the name of the whole model
+    # Behind the name of the whole model; names with a dot are those of methods.
+    path = "/".join(part for part in scope.split("/")[1:] if "." not in part)
+    out[_group(path)] += count
   return out
 
 

@@ -29,6 +29,7 @@ class Fake:
   quality: float = struct.field(pytree_node=False, default=1.0)
   detail_weights: tuple = struct.field(pytree_node=False, default=())
   early_exit: None = struct.field(pytree_node=False, default=None)
+  sparse: None = struct.field(pytree_node=False, default=None)
   views: None = struct.field(pytree_node=False, default=None)
   tiles: None = struct.field(pytree_node=False, default=None)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from errseg_jax.assemble import with_defaults
+from errseg_jax.train import loop
 from errseg_jax.train import trainer as module
 from errseg_jax.train.checkpoints import StageCheckpoints
 from errseg_jax.train.loop import Stopped
@@ -66,6 +67,7 @@ def seen(tiny_config, tmp_path_factory):
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(module, "Loop", Recording)
+    patch.setattr(loop, "compiled_step", lambda step, *_: step)
     trainer = module.Trainer(with_defaults(tiny_config(**changes)), workdir)
     trainer.run()
   like = split(module.initial_variables(trainer.model, trainer.config), ("segmenter",))[0]
@@ -127,6 +129,7 @@ def test_a_branch_that_is_stopped_between_folds_goes_on_with_the_next(seen, tmp_
       return super().run(state, frozen, pending)
 
   monkeypatch.setattr(module, "Loop", Stopping)
+  monkeypatch.setattr(loop, "compiled_step", lambda step, *_: step)
   with pytest.raises(Stopped):
     module.Trainer(trainer.config, workdir).run()
   assert not (workdir / "checkpoints/error/5").exists()
