@@ -28,6 +28,7 @@ from errseg_jax.inference.speed import hardware
 from errseg_jax.models.folding import fold, foldable, folded
 from errseg_jax.models.layers import resize
 from errseg_jax.models.segmenter import Segmenter
+from errseg_jax.pixel_losses import pixel_cross_entropy
 
 log = logging.getLogger("errseg")
 ENCODERS = ("resnet50", "mobilenet_v2")
@@ -150,7 +151,7 @@ def training(
 
   def loss(params, stats, image, label):
     out, changed = logits(segmenter, {"params": params, "batch_stats": stats}, image, True)
-    return optax.softmax_cross_entropy_with_integer_labels(out, label.astype(jnp.int32)).mean(), changed
+    return pixel_cross_entropy(out, label).mean(), changed
 
   @functools.partial(jax.jit, donate_argnums=0)
   def step(state, image, label):
