@@ -14,6 +14,7 @@ from errseg_jax.cli import main
 from errseg_jax.config_flags import load
 from errseg_jax.errors import UserError
 from errseg_jax.models.backbones import resnet
+from errseg_jax.train import given
 from errseg_jax.train.stages import plan
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
@@ -73,6 +74,17 @@ def test_coco_is_labelled_as_voc_is_and_both_networks_fit():
   image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
   shapes = [jax.eval_shape(assemble.model(run, 21).init, jax.random.key(0), image) for run in runs[:2]]
   assert jax.tree.map(lambda x: x.shape, shapes[0]) == jax.tree.map(lambda x: x.shape, shapes[1])
+
+
+def test_fine_tuning_goes_on_from_trainaug_without_unseen_images(monkeypatch):
+  first, then = (config_of("voc_resnet101_guidance", arg) for arg in ("", "train"))
+  monkeypatch.setattr(given, "load_config", lambda _: first)
+  then.segmenter.init = "W1"
+  given.check_given(then)
+  assert (then.train.select, assemble.splits(then).both_ways) == ("last", True)
+  then.splits.choose = ""
+  with pytest.raises(UserError, match=r"splits\.train='trainaug'"):
+    given.check_given(then)
 
 
 @pytest.mark.parametrize("name", ["msrc21_squeezenet_error_detail", "scenes_demo"])

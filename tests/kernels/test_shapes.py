@@ -1,14 +1,13 @@
 """Any shapes, drawn by hypothesis: both forms are the reference's."""
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from errseg_jax.kernels import body, cells
 from errseg_jax.kernels.blocks import Blocks, taps
 from errseg_jax.losses import DetailLoss, ErrorLoss
-
-hypothesis = pytest.importorskip("hypothesis")
-from hypothesis import strategies as st  # noqa: E402
 
 SHAPES = {
   "num_classes": st.sampled_from([2, 3, 5]),
