@@ -77,7 +77,7 @@ class Features:
 class Coarse:
   """The maps that the logits of `Outputs` are interpolated from: who reads these needs no full-size class map.
 
-  A full-size map is `models.layers.resize` of its coarse one.
+  A full-size map is `models.resize.resize` of its coarse one.
 
   Attributes:
     semantic: [B, h, w, C], logits.

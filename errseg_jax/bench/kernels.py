@@ -20,7 +20,7 @@ from errseg_jax.inference.speed import hardware
 from errseg_jax.kernels import DetailTerms, Terms, fused_labels, fused_sums
 from errseg_jax.kernels.dispatch import PLATFORMS
 from errseg_jax.losses import DetailLoss, ErrorLoss
-from errseg_jax.models.layers import resize
+from errseg_jax.models.resize import resize
 from errseg_jax.structs import Coarse, Outputs
 
 CLASSES = 19

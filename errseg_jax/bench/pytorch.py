@@ -26,7 +26,7 @@ from errseg_jax.convert.networks import NETWORKS
 from errseg_jax.errors import UserError
 from errseg_jax.inference.speed import hardware
 from errseg_jax.models.folding import fold, foldable, folded
-from errseg_jax.models.layers import resize
+from errseg_jax.models.resize import resize
 from errseg_jax.models.segmenter import Segmenter
 from errseg_jax.pixel_losses import pixel_cross_entropy
 

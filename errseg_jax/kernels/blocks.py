@@ -15,7 +15,7 @@ import numpy as np
 
 
 def taps(low: int, full: int, align_corners: bool = False) -> tuple[np.ndarray, np.ndarray]:
-  """Where `models.layers.resize` takes each pixel from along an axis: x[first] (1 - f) + x[first + 1] f.
+  """Where `models.resize.resize` takes each pixel from along an axis: x[first] (1 - f) + x[first + 1] f.
 
   Args:
     low: length of what is resized.

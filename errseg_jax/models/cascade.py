@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from errseg_jax.models.layers import Conv, ConvBNReLU, at_least_float32, resize
+from errseg_jax.models.layers import Conv, ConvBNReLU, at_least_float32
 from errseg_jax.models.pyramid import PyramidPooling
+from errseg_jax.models.resize import resize
 from errseg_jax.structs import IGNORE, Features
 
 COMBINATIONS = ("probabilities", "logits")

@@ -11,7 +11,8 @@ import numpy as np
 from flax import linen as nn
 
 from errseg_jax.models.detail_branch import ImageEncoder
-from errseg_jax.models.layers import ConvGNReLU, param_dtype, resize
+from errseg_jax.models.layers import ConvGNReLU, param_dtype
+from errseg_jax.models.resize import resize
 from errseg_jax.structs import IGNORE, Features
 
 RULES = ("product", "sum", "known")

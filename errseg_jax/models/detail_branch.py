@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from errseg_jax.models.layers import GAU, ConvGNReLU, param_dtype, resize
+from errseg_jax.models.layers import GAU, ConvGNReLU, param_dtype
 from errseg_jax.models.patches import Patches
+from errseg_jax.models.resize import resize
 from errseg_jax.models.sparse import MARGIN, Sparse, doubt, on_wanted, worked
 from errseg_jax.structs import Features
 

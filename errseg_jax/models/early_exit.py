@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from errseg_jax.models.layers import resize
+from errseg_jax.models.resize import resize
 from errseg_jax.structs import Outputs
 
 CELLS = {"cpu": 128}  # cells that are convolved at once: what a CPU's caches hold

@@ -15,7 +15,7 @@ from errseg_jax.models.confusion_groups import fuse_groups
 from errseg_jax.models.detail_branch import DetailBranch
 from errseg_jax.models.early_exit import EarlyExit, exit_early
 from errseg_jax.models.error_branch import ErrorBranch, unweighted
-from errseg_jax.models.layers import resize, resize_twice
+from errseg_jax.models.resize import resize, resize_twice
 from errseg_jax.models.second_look import look_again
 from errseg_jax.models.sparse import Sparse
 from errseg_jax.models.tiles import Tiles, tiled

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from errseg_jax.models.layers import GAU, ConvGNReLU, param_dtype, resize
+from errseg_jax.models.layers import GAU, ConvGNReLU, param_dtype
+from errseg_jax.models.resize import resize
 from errseg_jax.structs import Features
 
 PRIORS = ("none", "msp", "detail")

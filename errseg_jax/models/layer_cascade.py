@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from errseg_jax.models.detail_branch import DetailBranch
 from errseg_jax.models.error_branch import max_probability_logit
-from errseg_jax.models.layers import resize
+from errseg_jax.models.resize import resize
 from errseg_jax.structs import Features
 
 

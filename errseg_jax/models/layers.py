@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from errseg_jax.models.tile_conv import tile_conv
+from errseg_jax.models.convolution import near_conv, tile_conv
+from errseg_jax.models.resize import resize
 
 
 def param_dtype(dtype: str) -> jnp.dtype:
@@ -25,44 +25,6 @@ def param_dtype(dtype: str) -> jnp.dtype:
 def at_least_float32(x: jax.Array) -> jax.Array:
   """Softmaxes, losses and statistics never run in half precision; float64 stays float64."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def resize(x: jax.Array, size: Sequence[int], align_corners: bool = False) -> jax.Array:
-  """Bilinear resize of [B, h, w, C] to (H, W) without antialiasing.
-
-  Args:
-    x: feature map or logits [B, h, w, C].
-    size: (H, W).
-    align_corners: False: half-pixel centres; True: corner pixels map onto corner pixels, where published
-      weights were trained so.
-
-  Returns:
-    [B, H, W, C] in x's type.
-  """
-  size = (int(size[0]), int(size[1]))
-  if x.shape[1:3] == size:
-    return x
-  shape = (x.shape[0], *size, x.shape[3])
-  if not align_corners:
-    return jax.image.resize(x, shape, "bilinear", antialias=False)
-  # One pixel has no two corners: from it all is copied, to it the first pixel goes.
-  corners = [
-    ((m - 1) / (n - 1), 0.5 - 0.5 * (m - 1) / (n - 1)) if min(n, m) > 1 else (m if n == 1 else 1.0, 0.0)
-    for n, m in zip(x.shape[1:3], size, strict=True)
-  ]
-  scale, translation = jnp.array(corners, jnp.promote_types(x.dtype, jnp.float32)).T
-  return jax.image.scale_and_translate(x, shape, (1, 2), scale, translation, "bilinear", antialias=False)
-
-
-def resize_twice(x: jax.Array, middle: Sequence[int], size: Sequence[int], align_corners: bool) -> jax.Array:
-  """resize(resize(x, middle, align_corners), size), [B, h, w, C] -> [B, H, W, C], without the map in the middle."""
-
-  def matrix(low: int, between: int, full: int) -> jax.Array:
-    first = resize(jnp.eye(low, dtype=x.dtype)[None, ..., None], (between, low), align_corners)
-    return resize(first, (full, low))[0, ..., 0]
-
-  rows, columns = (matrix(*n) for n in zip(x.shape[1:3], middle, size, strict=True))
-  return jnp.einsum("Yy,byxc,Xx->bYXc", rows, x, columns, precision=jax.lax.Precision.HIGHEST)
 
 
 def pair(n: int | tuple[int, int]) -> tuple[int, int]:
@@ -103,30 +65,6 @@ def depthwise_conv(
     return sum(taps[1:], taps[0])[:, ::stride, ::stride]
 
   return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=native)
-
-
-def max_pool(x: jax.Array, stride: int, symmetric: bool = False) -> jax.Array:
-  """3x3 max pooling of [B, H, W, C] to size ceil(n / stride).
-
-  Padded as "SAME" (the far side first), or by one pixel on every side, as ResNets are.
-
-  The gradient of XLA's windowed maximum is several times slower on CPU than that of nine shifted maxima.
-  """
-
-  out = [-(-n // stride) for n in x.shape[1:3]]
-  total = [max(0, (m - 1) * stride + 3 - n) for m, n in zip(out, x.shape[1:3], strict=True)]
-  pads = [(1, 1) if symmetric else (p // 2, p - p // 2) for p in total]
-
-  def native(x):
-    return nn.max_pool(x, (3, 3), (stride, stride), pads)
-
-  def shifted(x):
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
-    spans = [(m - 1) * stride + 1 for m in out]
-    taps = [x[:, i : i + spans[0] : stride, j : j + spans[1] : stride] for i in range(3) for j in range(3)]
-    return functools.reduce(jnp.maximum, taps)
-
-  return jax.lax.platform_dependent(x, cpu=shifted, default=native)
 
 
 class DepthwiseConv(nn.Module):
@@ -173,7 +111,7 @@ class Conv(nn.Module):
       kernel_init=nn.initializers.he_normal(),
       dtype=self.dtype,
       param_dtype=param_dtype(self.dtype),
-      conv_general_dilated=None if self.padded else tile_conv,
+      conv_general_dilated=near_conv if self.padded else tile_conv,
       name="conv",
     )(x)
 

@@ -10,7 +10,8 @@ import numpy as np
 from flax import linen as nn
 
 from errseg_jax.errors import UserError
-from errseg_jax.models.layers import Conv, ConvBNReLU, at_least_float32, resize
+from errseg_jax.models.layers import Conv, ConvBNReLU, at_least_float32
+from errseg_jax.models.resize import resize
 
 
 def bin_weights(size: int, bins: int) -> np.ndarray:

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from errseg_jax.models.layers import at_least_float32, resize
+from errseg_jax.models.layers import at_least_float32
 from errseg_jax.models.patches import Patches, by_tile, grid
+from errseg_jax.models.resize import resize
 
 MARGIN = 3  # cells that three 3x3 convolutions see
 BUCKETS = 4  # counts of tiles that a program is compiled for, beside the whole map

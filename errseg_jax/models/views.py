@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from errseg_jax.data.pipeline import bucket
 from errseg_jax.errors import UserError
-from errseg_jax.models.layers import resize
+from errseg_jax.models.resize import resize
 from errseg_jax.structs import Outputs
 
 COMBINATIONS = ("mean", "max", "mean_max", "learned")

@@ -14,7 +14,8 @@ from errseg_jax.cli import main
 from errseg_jax.errors import UserError
 from errseg_jax.models.backbones import ResNet
 from errseg_jax.models.heads import deeplabv3plus_rules, dpc_rules, pspnet_rules
-from errseg_jax.models.layers import Conv, DepthwiseConv, resize
+from errseg_jax.models.layers import Conv, DepthwiseConv
+from errseg_jax.models.resize import resize
 
 
 class ByHand(nn.Module):

@@ -12,7 +12,7 @@ from errseg_jax import assemble, cli
 from errseg_jax.cli import main
 from errseg_jax.models.backbones import xception
 from errseg_jax.models.heads import deeplabv3plus_rules, dpc_rules, pspnet_rules
-from errseg_jax.models.layers import resize
+from errseg_jax.models.resize import resize
 from errseg_jax.train.workdir import load_config
 
 CONFIG = """

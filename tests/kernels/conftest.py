@@ -9,7 +9,7 @@ import pytest
 
 from errseg_jax.losses import ErrorLoss
 from errseg_jax.models.error_branch import disbelief_logit, max_probability_logit, unweighted
-from errseg_jax.models.layers import resize
+from errseg_jax.models.resize import resize
 from errseg_jax.structs import Coarse, Outputs
 
 TRAINED = ("error", "detail")

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from errseg_jax.kernels import blocks, cells
-from errseg_jax.models.layers import resize
+from errseg_jax.models.resize import resize
 
 
 @pytest.mark.parametrize("align_corners", [False, True])

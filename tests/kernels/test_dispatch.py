@@ -14,7 +14,7 @@ from errseg_jax.inference.network import TrainedNetwork
 from errseg_jax.kernels import DetailTerms, Terms, dispatch, fused_sums
 from errseg_jax.models.error_aware import infer, infer_coarse
 from errseg_jax.models.error_branch import unweighted
-from errseg_jax.models.layers import resize
+from errseg_jax.models.resize import resize
 from errseg_jax.pixel_losses import Confusion
 
 BOTH = Terms(rho=0.95, detail=DetailTerms("soft"))

@@ -12,7 +12,7 @@ from errseg_jax.models.error_branch import (
   max_probability_logit,
   unweighted,
 )
-from errseg_jax.models.layers import resize
+from errseg_jax.models.resize import resize
 from errseg_jax.structs import Features
 
 B, H, W, C = 2, 45, 61, 4

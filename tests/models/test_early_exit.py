@@ -10,7 +10,7 @@ from errseg_jax.config import cascade
 from errseg_jax.errors import UserError
 from errseg_jax.models.early_exit import needed_cells, neighbours, on_tiles
 from errseg_jax.models.error_aware import infer
-from errseg_jax.models.layers import resize
+from errseg_jax.models.resize import resize
 from errseg_jax.sharding import make_mesh, shard_batch
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from errseg_jax import assemble
 from errseg_jax.models.error_branch import disbelief_logit, unweighted
-from errseg_jax.models.layers import resize
+from errseg_jax.models.resize import resize
 
 
 @pytest.fixture(scope="module")

@@ -7,38 +7,12 @@ import pytest
 from flax import linen as nn
 
 from errseg_jax.models import layers
+from errseg_jax.models.resize import resize
 from errseg_jax.sharding import make_mesh, replicate, shard_batch
 
 
 def image(*shape, seed=0):
   return jax.random.normal(jax.random.key(seed), shape)
-
-
-@pytest.mark.parametrize(
-  ("row", "size", "align_corners", "want"),
-  [
-    # Half-pixel: output pixel i looks at (i + 0.5) / 2 - 0.5 = -0.25, 0.25, 0.75, 1.25, clamped.
-    ([0, 4], 4, False, [0, 1, 3, 4]),
-    ([0, 4], 4, True, [0, 4 / 3, 8 / 3, 4]),
-    ([0, 4, 8], 5, True, [0, 2, 4, 6, 8]),
-    # No antialiasing: centres 0.5 and 2.5 of four pixels.
-    ([0, 4, 100, 8], 2, False, [2, 54]),
-    ([0, 4, 100, 8], 2, True, [0, 8]),
-    ([3, 5], 1, True, [3]),
-    ([7], 3, True, [7, 7, 7]),
-  ],
-)
-@pytest.mark.parametrize("axis", [1, 2])
-def test_resize_in_one_dimension(row, size, align_corners, want, axis):
-  x = jnp.array(row, jnp.float32).reshape((1, -1, 1, 1) if axis == 1 else (1, 1, -1, 1))
-  shape = (size, 1) if axis == 1 else (1, size)
-  got = layers.resize(x, shape, align_corners)
-  np.testing.assert_allclose(np.ravel(got), want, atol=1e-5)
-
-
-def test_resize_to_the_same_size_is_the_identity():
-  x = image(2, 5, 7, 3)
-  np.testing.assert_array_equal(layers.resize(x, (5, 7)), x)
 
 
 def native_depthwise(x, kernel, stride, dilation):
@@ -71,6 +45,26 @@ def test_shifted_depthwise_convolution_is_the_native_one(stride, dilation, size)
     np.testing.assert_allclose(got, want, atol=5e-5)
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("dilation", [1, 2, 5, 6, 7, (9, 2), (3, 18)])
+def test_a_convolution_leaves_out_no_tap_that_sees_the_map(stride, dilation):
+  x, conv = image(2, 6, 7, 4), layers.Conv(5, 3, stride, dilation)
+  variables = conv.init(jax.random.key(1), x)
+  rates = layers.pair(dilation)
+  plain = nn.Conv(5, (3, 3), stride, [(r, r) for r in rates], kernel_dilation=rates, use_bias=False)
+
+  @jax.jit
+  def run(variables):
+    """(output, gradient of a function of it) of either."""
+    other = {"params": variables["params"]["conv"]}
+    slopes = (jax.grad(lambda v, m=m: jnp.sin(m.apply(v, x)).sum()) for m in (conv, plain))
+    got, want = (g(v)["params"] for g, v in zip(slopes, (variables, other), strict=True))
+    return (conv.apply(variables, x), got["conv"]["kernel"]), (plain.apply(other, x), want["kernel"])
+
+  for got, want in zip(*run(variables), strict=True):
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
 @pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("size", [1, 3])
 def test_an_unpadded_convolution_is_the_inside_of_a_padded_one(dilation, size):
@@ -79,29 +73,6 @@ def test_an_unpadded_convolution_is_the_inside_of_a_padded_one(dilation, size):
   variables = whole.init(jax.random.key(1), x)
   want = whole.apply(variables, x)[:, margin : 9 - margin, margin : 8 - margin]
   np.testing.assert_allclose(tile.apply(variables, x), want, atol=1e-5)
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("size", [(8, 9), (45, 61)])
-def test_shifted_max_pool_is_the_windowed_one(stride, symmetric, size):
-  x = image(2, *size, 3)
-  padding = ((1, 1), (1, 1)) if symmetric else "SAME"
-
-  def native(x):
-    return nn.max_pool(x, (3, 3), (stride, stride), padding)
-
-  def ours(x):
-    return layers.max_pool(x, stride, symmetric)
-
-  @jax.jit
-  def run(x):
-    return [(f(x), jax.grad(lambda x, f=f: jnp.sin(f(x)).sum())(x)) for f in (ours, native)]
-
-  (got, got_slope), (want, want_slope) = run(x)
-  assert got.shape[1:3] == tuple(-(-n // stride) for n in size)
-  np.testing.assert_array_equal(got, want)
-  np.testing.assert_allclose(got_slope, want_slope, atol=1e-6)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -228,7 +199,7 @@ def test_the_gau_gates_low_by_pooled_high_and_adds_high(gate):
     dense("gate", high.mean((1, 2), keepdims=True))
   )
   smooth = layers.ConvGNReLU(4).apply({"params": params["low"]}, low)
-  want = layers.resize(dense("high", high), (9, 7)) + smooth * factor
+  want = resize(dense("high", high), (9, 7)) + smooth * factor
   np.testing.assert_allclose(out, want, atol=1e-4)
 
 

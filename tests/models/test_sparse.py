@@ -10,8 +10,9 @@ from errseg_jax.errors import UserError
 from errseg_jax.models import sparse as module
 from errseg_jax.models.detail_branch import DetailBranch, FinestBlock
 from errseg_jax.models.error_aware import infer, single_pass
-from errseg_jax.models.layers import PixelGroupNorm, resize
+from errseg_jax.models.layers import PixelGroupNorm
 from errseg_jax.models.patches import Patches, by_tile
+from errseg_jax.models.resize import resize
 from errseg_jax.models.sparse import Sparse, counts, doubt, on_wanted, patches, sample_size
 from errseg_jax.structs import Features
 

@@ -16,7 +16,7 @@ from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.network import TrainedNetwork
 from errseg_jax.models.error_aware import ErrorAware, infer
-from errseg_jax.models.layers import resize
+from errseg_jax.models.resize import resize
 from errseg_jax.models.tiles import Tiles, tiled
 from errseg_jax.models.views import Padding, Views
 from errseg_jax.structs import DatasetInfo, Features, Outputs

@@ -11,7 +11,7 @@ from errseg_jax import assemble
 from errseg_jax.config import cascade
 from errseg_jax.errors import UserError
 from errseg_jax.models.error_aware import infer
-from errseg_jax.models.layers import resize
+from errseg_jax.models.resize import resize
 from errseg_jax.models.tiles import Tiles
 from errseg_jax.models.views import Padding, Views, combined, look
 from errseg_jax.structs import Outputs

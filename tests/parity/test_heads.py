@@ -22,7 +22,7 @@ from errseg_jax.models.heads import (
   pspnet_rules,
 )
 from errseg_jax.models.heads.head import HiddenClassifier
-from errseg_jax.models.layers import resize
+from errseg_jax.models.resize import resize
 
 CLASSES = 5
 CHANNELS = (6, 8, 12, 24, 16)  # at strides 2, 4, 8; of the stage before the last; of the last

@@ -17,7 +17,7 @@ from errseg_jax.models.heads import (
   pan_rules,
   pspnet_rules,
 )
-from errseg_jax.models.layers import resize
+from errseg_jax.models.resize import resize
 from errseg_jax.models.rules import prefixed
 from errseg_jax.models.segmenter import Segmenter
 

@@ -15,7 +15,7 @@ from errseg_jax.models.heads import (
   dpc_rules,
 )
 from errseg_jax.models.heads.dpc_cells import PUBLISHED
-from errseg_jax.models.layers import resize
+from errseg_jax.models.resize import resize
 
 CLASSES, INPUTS, LOW, WIDTH, PROJECTED = 5, 16, 8, 12, 4
 SIZES = ((65, 97), (97, 81))

@@ -10,7 +10,8 @@ from flax import linen as nn
 
 from errseg_jax.errors import UserError
 from errseg_jax.models.backbones.endpoints import Endpoints
-from errseg_jax.models.layers import BatchNorm, Conv, ConvBNReLU, max_pool
+from errseg_jax.models.layers import BatchNorm, Conv, ConvBNReLU
+from errseg_jax.models.pooling import max_pool
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 # Widths of the three 3x3 convolutions of a deep stem, in halves of the network's width.

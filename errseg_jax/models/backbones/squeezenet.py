@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from errseg_jax.models.backbones.endpoints import Endpoints
-from errseg_jax.models.layers import Conv, max_pool, param_dtype
+from errseg_jax.models.layers import Conv, param_dtype
+from errseg_jax.models.pooling import max_pool
 
 SQUEEZE = {2: 16, 3: 16, 4: 32, 5: 32, 6: 48, 7: 48, 8: 64, 9: 64}
 POOL_BEFORE = (2, 4, 6)

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from flax import linen as nn
 
 from errseg_jax.models.backbones.endpoints import Endpoints
-from errseg_jax.models.layers import BatchNorm, Conv, max_pool
+from errseg_jax.models.layers import BatchNorm, Conv
+from errseg_jax.models.pooling import max_pool
 
 # Channels and number of the 3x3 convolutions before each pool.
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))

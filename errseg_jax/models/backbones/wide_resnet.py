@@ -10,7 +10,8 @@ import jax
 from flax import linen as nn
 
 from errseg_jax.models.backbones.endpoints import Endpoints
-from errseg_jax.models.layers import BatchNorm, Conv, max_pool
+from errseg_jax.models.layers import BatchNorm, Conv
+from errseg_jax.models.pooling import max_pool
 
 # Blocks, channels of their convolutions, dropout before the last of them; levels 2 to 7.
 LEVELS = (

@@ -12,7 +12,8 @@ from flax import linen as nn
 from errseg_jax.models.backbones.endpoints import Endpoints
 from errseg_jax.models.heads.aspp import ASPP, scaled_rates
 from errseg_jax.models.heads.head import Head
-from errseg_jax.models.layers import Conv, at_least_float32, param_dtype, resize
+from errseg_jax.models.layers import Conv, at_least_float32, param_dtype
+from errseg_jax.models.resize import resize
 from errseg_jax.structs import Features
 
 

@@ -9,7 +9,8 @@ from flax import linen as nn
 
 from errseg_jax.models.backbones.endpoints import Endpoints
 from errseg_jax.models.heads.head import Head
-from errseg_jax.models.layers import BatchNorm, Conv, at_least_float32, resize
+from errseg_jax.models.layers import BatchNorm, Conv, at_least_float32
+from errseg_jax.models.resize import resize
 from errseg_jax.structs import Features
 
 

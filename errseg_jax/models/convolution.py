@@ -1,4 +1,4 @@
-"""Convolution of tiles that bring the margin it sees."""
+"""Convolutions in the place of `lax.conv_general_dilated`, with the arguments that flax gives it."""
 
 from __future__ import annotations
 
@@ -48,3 +48,29 @@ def tile_conv(
 
   small = x.shape[1] < 4 * rhs_dilation[0] * kernel.shape[0]
   return jax.lax.platform_dependent(x, kernel, cpu=patches if small else stacked, default=native)
+
+
+def near_conv(
+  x: jax.Array,
+  kernel: jax.Array,
+  strides: Sequence[int],
+  padding: Sequence[tuple[int, int]],
+  *,
+  rhs_dilation: Sequence[int],
+  **options: Any,
+) -> jax.Array:
+  """Convolution without the taps that see nothing but padding, [B, H, W, C] with kernel [k, k, C, D].
+
+  Of a dilation as large as the map nothing is left but the middle of the kernel: atrous pooling of small images.
+  """
+  spans, pads = [], []
+  for n, k, stride, rate, (before, after) in zip(
+    x.shape[1:3], kernel.shape[:2], strides, rhs_dilation, padding, strict=True
+  ):
+    last = (n + before + after - rate * (k - 1) - 1) // stride * stride  # where the last window begins
+    seen = [t for t in range(k) if -last <= t * rate - before < n]
+    spans.append(slice(seen[0], seen[-1] + 1))
+    pads.append((before - rate * seen[0], after - rate * (k - 1 - seen[-1])))
+  return jax.lax.conv_general_dilated(
+    x, kernel[tuple(spans)], strides, pads, rhs_dilation=rhs_dilation, **options
+  )
