@@ -152,53 +152,35 @@ def convert(args: argparse.Namespace) -> int:
 
 
 def bench(args: argparse.Namespace) -> int:
-  """What a config's network costs: parameters, multiply-adds, milliseconds; of a trained one, time against mIoU."""
-  if args.what in ("guided_filter", "kernels", "pytorch"):
-    return _bench_operation(args)
-  whole = args.what in ("early_exit", "sparse", "views")
-  if whole and (args.config or args.size):
-    raise UserError(
-      f"--what={args.what} is of the run in --workdir and its own images: leave out --config and --size"
-    )
-  config = workdir_config(args) if whole else required_config(args)
-  prepare(config)
+  """What networks and operations cost, on the device at hand; of a trained run, time against mIoU."""
   from errseg_jax.assemble import known
-  from errseg_jax.bench.early_exit import bench_early_exit
-  from errseg_jax.bench.model import bench_model
-  from errseg_jax.bench.size import bench_size, image_size
-  from errseg_jax.bench.sparse import bench_sparse
-  from errseg_jax.bench.views import bench_views
-
-  if whole:
-    trained = {"early_exit": bench_early_exit, "sparse": bench_sparse, "views": bench_views}
-    trained[args.what](config, workdir(args), args.split or config.splits.val, args.json)
-    return 0
-  run = {"size": bench_size, "model": bench_model}
-  others = ("early_exit", "sparse", "views", "guided_filter", "kernels", "pytorch")
-  what = known(args.what or "size", (*run, *others), "--what")
-  run[what](config, *image_size(args.size or "513x513"), args.json)
-  return 0
-
-
-def _bench_operation(args: argparse.Namespace) -> int:
-  """Of any image, so of no config or workdir."""
-  if args.config or args.workdir or args.split:
-    raise UserError(f"--what={args.what} is of no run: leave out --config, --workdir and --split")
+  from errseg_jax.bench import command
   from errseg_jax.config import default_config
   from errseg_jax.config_flags import override
 
-  prepare(override(default_config(), args.overrides))
-  from errseg_jax.bench.guided_filter import bench_guided_filter
-  from errseg_jax.bench.kernels import bench_kernels
-  from errseg_jax.bench.pytorch import bench_pytorch
-  from errseg_jax.bench.size import image_size
-
-  run, size = {
-    "guided_filter": (bench_guided_filter, "513x513"),
-    "kernels": (bench_kernels, "1025x2049"),
-    "pytorch": (bench_pytorch, "512x512"),
-  }[args.what]
-  run(*image_size(args.size or size), args.json)
+  what = known(args.what or "size", command.NAMES, "--what")
+  if what in command.OF_NOTHING:
+    if args.config or args.workdir or args.split:
+      raise UserError(f"--what={what} is of no run: leave out --config, --workdir and --split")
+    prepare(override(default_config(), args.overrides))
+    command.of_nothing(what, args.size or "", args.json)
+  elif what in command.OF_RUN:
+    if args.config or args.size:
+      raise UserError(
+        f"--what={what} is of the run in --workdir and its own images: leave out --config and --size"
+      )
+    config = workdir_config(args)
+    prepare(config)
+    command.of_run(what, config, workdir(args), args.split or config.splits.val, args.json)
+  else:
+    if what == command.ALL and args.size:
+      raise UserError("--what=all measures each at its own size: leave out --size")
+    config = required_config(args)
+    prepare(config)
+    if what == command.ALL:
+      command.everything(config, args.json)
+    else:
+      command.of_config(what, config, args.size or "", args.json)
   return 0
 
 
@@ -253,11 +235,13 @@ FLAG_HELP = {
   "--by": "max_probability (the frozen network alone; default) or error_map (P(error) and the corrected labels)",
   "--drop": "head: keep the backbone alone, for another number of classes; class0: the first class, where it is void",
   "--what": "size: parameters and multiply-adds of each part, the default; model: those and the time of each branch; "
+  "train: a training step of each stage; data: how fast its images come; "
   "early_exit: of the trained cascade in --workdir, time against mIoU as the threshold of its early exit moves; "
   "sparse: of the trained detail branch there, time against mIoU as it works on fewer tiles; "
   "views: what views of doubtful tiles gain and cost beside views of whole images; "
-  "guided_filter: time of the guidance CRF's filter by radius, without a config; kernels: time and memory of the fused "
-  "loss and labels, without a config; pytorch: DeepLabv3+ here and in PyTorch, where that is installed",
+  "without a config guided_filter: time of the guidance CRF's filter by radius; crf: of the CRF; kernels: time and "
+  "memory of the fused loss and labels; pytorch: DeepLabv3+ here and in PyTorch, where that is installed; "
+  "all: all of these that want no trained run",
   "--size": "HEIGHTxWIDTH of the image in pixels; by default 513x513, of kernels 1025x2049, of pytorch 512x512",
   "--rows": "names of rows, or a family (correction, confusion, guidance, bn_groups), with commas between; by default "
   "correction",

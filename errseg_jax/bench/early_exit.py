@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
-from rich.console import Console
 from rich.table import Table
 
 from errseg_jax import assemble
@@ -131,15 +129,10 @@ def logits(model: ErrorAware, wanted: Sequence[str], variables: Any, image: jax.
   return outputs.semantic, outputs.error, outputs.detail
 
 
-def bench_early_exit(config: ConfigDict, workdir: pathlib.Path, split: str, as_json: bool) -> None:
-  """Prints the curve as a table, or as one JSON object, and draws it to early_exit.svg in the workdir."""
-  found = early_exit(config, workdir, split)
-  (workdir / "early_exit.svg").write_text(plot(found))
-  if as_json:
-    print(json.dumps(found, indent=1))
-    return
+def table(found: dict[str, Any]) -> Table:
+  """The curve as a table."""
   height, width = found["image_size"]
-  table = Table(title=f"{split}, {height}x{width} pixels, batch 1, {found['hardware']['device']}")
+  out = Table(title=f"{found['split']}, {height}x{width} pixels, batch 1, {found['hardware']['device']}")
   for column in (
     "threshold",
     "mIoU",
@@ -148,13 +141,12 @@ def bench_early_exit(config: ConfigDict, workdir: pathlib.Path, split: str, as_j
     "ms",
     "% of the fine network's time saved",
   ):
-    table.add_column(column, justify="right")
+    out.add_column(column, justify="right")
   for row in found["rows"]:
     difference = row["mIoU"] - found["rows"][0]["mIoU"]
     cells = (f"{row['mIoU']:.2f}", f"{difference:+.2f}", f"{row['tiles']:.1f}", f"{row['ms']:.1f}")
-    table.add_row(f"{row['threshold']:g}", *cells, f"{row['saved']:.1f}")
-  Console().print(table)
-  print(workdir / "early_exit.svg")
+    out.add_row(f"{row['threshold']:g}", *cells, f"{row['saved']:.1f}")
+  return out
 
 
 def plot(found: dict[str, Any]) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from errseg_jax.bench.rounds import in_rounds
@@ -59,19 +57,16 @@ def direct_sums(guide: jax.Array, x: jax.Array, radius: int) -> jax.Array:
   return maps
 
 
-def bench_guided_filter(height: int, width: int, as_json: bool) -> None:
-  """Prints the cost as a table, or as one JSON object."""
-  cost = filter_cost(height, width)
-  if as_json:
-    print(json.dumps(cost, indent=1))
-    return
+def table(cost: dict[str, Any]) -> Table:
+  """The cost as a table."""
+  height, width = cost["image_size"]
   title = (
     f"guided filter of {CLASSES} classes, {height}x{width} pixels, batch 1, {cost['hardware']['device']}"
   )
-  table = Table(title=title)
+  out = Table(title=title)
   for column in ("radius", "ms", f"ms, {FAST} times smaller", "ms of direct window sums", "ratio"):
-    table.add_column(column, justify="right")
+    out.add_column(column, justify="right")
   for row in cost["rows"]:
     numbers = (row[key] for key in ("ms", "fast_ms", "direct_ms"))
-    table.add_row(str(row["radius"]), *(f"{number:,.1f}" for number in numbers), f"{row['ratio']:.1f}")
-  Console().print(table)
+    out.add_row(str(row["radius"]), *(f"{number:,.1f}" for number in numbers), f"{row['ratio']:.1f}")
+  return out

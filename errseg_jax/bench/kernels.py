@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from errseg_jax.bench.roofline import bandwidth, temporary_bytes
 from errseg_jax.bench.rounds import in_rounds
 from errseg_jax.inference.choice import Choice, fused_probabilities
 from errseg_jax.inference.network import to_prediction
@@ -28,7 +27,6 @@ STRIDE = 4
 ROUNDS = 5  # of one run of each program
 ERROR, DETAIL = ErrorLoss(), DetailLoss("soft", jaccard=2.0)
 TERMS = Terms(rho=ERROR.rho, detail=DetailTerms("soft", jaccard=True))
-COPIED = 2**26  # numbers that are copied to see how fast memory is
 
 
 def make_maps(height: int, width: int) -> tuple[Coarse, jax.Array]:
@@ -105,13 +103,6 @@ def least_bytes(operation: str, coarse: Coarse, label: jax.Array) -> int:
   return read + label.size * (3 + 4)
 
 
-def bandwidth() -> float:
-  """Bytes per second of reading and writing large arrays on this device."""
-  x = jnp.zeros(COPIED, jnp.float32)
-  seconds = in_rounds({"copy": jax.jit(lambda x: x + 1)}, ROUNDS, x)["copy"]
-  return 2 * x.nbytes / float(np.min(seconds))
-
-
 def forms() -> list[str]:
   """The forms that this device runs; the Pallas kernels on GPU and TPU."""
   return ["reference", "banded", *(["pallas"] if jax.default_backend() in PLATFORMS else [])]
@@ -154,25 +145,17 @@ def kernel_cost(height: int, width: int) -> dict[str, Any]:
   }
 
 
-def temporary_bytes(compiled: Any) -> int:
-  """What a program needs beside its arguments and results."""
-  return int(compiled.memory_analysis().temp_size_in_bytes)
-
-
-def bench_kernels(height: int, width: int, as_json: bool) -> None:
-  """Prints the cost as a table, or as one JSON object."""
-  cost = kernel_cost(height, width)
-  if as_json:
-    print(json.dumps(cost, indent=1))
-    return
+def table(cost: dict[str, Any]) -> Table:
+  """The cost as a table."""
+  height, width = cost["image_size"]
   device, speed = cost["hardware"]["device"], cost["bytes_per_second"] / 1e9
   title = f"{CLASSES} classes from a quarter of {height}x{width} pixels, {device}, {speed:,.0f} GB/s"
-  table = Table(title=title)
+  out = Table(title=title)
   columns = ("operation", "form", "ms", "faster", "temporary MB", "smaller", "least MB", "% of byte limit")
   for column in columns:
-    table.add_column(column, justify="left" if column in ("operation", "form") else "right")
+    out.add_column(column, justify="left" if column in ("operation", "form") else "right")
   for row in cost["rows"]:
     numbers = (f"{row['ms']:,.2f}", f"{row['faster']:.1f}", f"{row['temporary_MB']:,.1f}")
     more = (f"{row['smaller']:.1f}", f"{row['least_MB']:.1f}", f"{100 * row['share_of_byte_limit']:.1f}")
-    table.add_row(row["operation"], row["form"], *numbers, *more)
-  Console().print(table)
+    out.add_row(row["operation"], row["form"], *numbers, *more)
+  return out

@@ -6,7 +6,6 @@ PyTorch's are those of segmentation-models-pytorch, which is no dependency: what
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -16,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.console import Console
 from rich.table import Table
 
 from errseg_jax import assemble
@@ -223,16 +221,13 @@ def wait(torch: Any, out: Any) -> Any:
   return out
 
 
-def bench_pytorch(height: int, width: int, as_json: bool) -> None:
-  """Prints the comparison as a table, or as one JSON object."""
-  found = compare(height, width)
-  if as_json:
-    print(json.dumps(found, indent=1))
-    return
+def table(found: dict[str, Any]) -> Table:
+  """The comparison as a table."""
+  height, width = found["image_size"]
   device = (
     f"ours {found['hardware']['device']}, PyTorch {found['torch']['version']} {found['torch']['device']}"
   )
-  table = Table(title=f"DeepLabv3+, output stride 16, {height}x{width} pixels; {device}")
+  out = Table(title=f"DeepLabv3+, output stride 16, {height}x{width} pixels; {device}")
   for column in (
     "encoder",
     "what",
@@ -243,9 +238,9 @@ def bench_pytorch(height: int, width: int, as_json: bool) -> None:
     "ours / eager",
     "difference",
   ):
-    table.add_column(column, justify="left" if column in ("encoder", "what") else "right")
+    out.add_column(column, justify="left" if column in ("encoder", "what") else "right")
   for row in found["rows"]:
     numbers = ("-" if row[key] is None else f"{row[key]:,.1f}" for key in ("ms", "eager_ms", "compiled_ms"))
     difference = "-" if row["difference"] is None else f"{row['difference']:.0e}"
-    table.add_row(row["encoder"], row["what"], str(row["batch"]), *numbers, f"{row['ratio']:.2f}", difference)
-  Console().print(table)
+    out.add_row(row["encoder"], row["what"], str(row["batch"]), *numbers, f"{row['ratio']:.2f}", difference)
+  return out

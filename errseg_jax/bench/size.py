@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
-from rich.console import Console
 from rich.table import Table
 
 from errseg_jax import assemble
@@ -45,9 +43,10 @@ def size(config: ConfigDict, height: int, width: int) -> dict[str, Any]:
     width: see height.
 
   Returns:
-    {"image_size": [height, width], "groups": {group: {"parameters", "multiply_adds"}}, "total": {same}}, of the
-    groups that the network has. Batch statistics are no parameters. Multiply-adds are those of convolutions and fully
-    connected layers, as published tables count them: normalisation, activations and resizing are left out.
+    {"network": backbone and head, "image_size": [height, width], "groups": {group: {"parameters", "multiply_adds"}},
+    "total": {same}}, of the groups that the network has. Batch statistics are no parameters. Multiply-adds are those of
+    convolutions and fully connected layers, as published tables count them: normalisation, activations and resizing are
+    left out.
   """
   model = single_pass(assemble.model(config, assemble.dataset(config).info.num_classes))
   image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
@@ -56,7 +55,8 @@ def size(config: ConfigDict, height: int, width: int) -> dict[str, Any]:
   adds = multiply_adds(model, variables, image)
   groups = {g: {"parameters": parameters[g], "multiply_adds": adds[g]} for g in GROUPS if parameters[g]}
   total = {key: sum(group[key] for group in groups.values()) for key in ("parameters", "multiply_adds")}
-  return {"image_size": [height, width], "groups": groups, "total": total}
+  network = f"{config.segmenter.backbone.name} + {config.segmenter.head.name}"
+  return {"network": network, "image_size": [height, width], "groups": groups, "total": total}
 
 
 def parameter_counts(params: Any) -> dict[str, int]:
@@ -110,18 +110,13 @@ def _multiply_adds(equation: Any) -> int:
   return int(np.prod(equation.outvars[0].aval.shape) * (np.prod(kernel) // outputs))
 
 
-def bench_size(config: ConfigDict, height: int, width: int, as_json: bool) -> None:
-  """Prints the sizes as a table, or as one JSON object."""
-  sizes = size(config, height, width)
-  if as_json:
-    print(json.dumps(sizes, indent=1))
-    return
-  table = Table(
-    title=f"{config.segmenter.backbone.name} + {config.segmenter.head.name}, {height}x{width} pixels"
-  )
-  table.add_column("group")
-  table.add_column("parameters", justify="right")
-  table.add_column("multiply-adds", justify="right")
+def table(sizes: dict[str, Any]) -> Table:
+  """The sizes as a table."""
+  height, width = sizes["image_size"]
+  out = Table(title=f"{sizes['network']}, {height}x{width} pixels")
+  out.add_column("group")
+  out.add_column("parameters", justify="right")
+  out.add_column("multiply-adds", justify="right")
   for name, row in {**sizes["groups"], "total": sizes["total"]}.items():
-    table.add_row(name, f"{row['parameters']:,}", f"{row['multiply_adds'] / 1e9:,.2f} G")
-  Console().print(table)
+    out.add_row(name, f"{row['parameters']:,}", f"{row['multiply_adds'] / 1e9:,.2f} G")
+  return out

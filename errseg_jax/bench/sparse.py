@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
-from rich.console import Console
 from rich.table import Table
 
 from errseg_jax import assemble
@@ -125,21 +123,17 @@ def make_counter(
   return count
 
 
-def bench_sparse(config: ConfigDict, workdir: pathlib.Path, split: str, as_json: bool) -> None:
-  """Prints the rows as a table, or as one JSON object."""
-  found = sparse(config, workdir, split)
-  if as_json:
-    print(json.dumps(found, indent=1))
-    return
+def table(found: dict[str, Any]) -> Table:
+  """The rows as a table."""
   height, width = found["image_size"]
   device, norm = found["hardware"]["device"], found["norm"]
-  table = Table(
-    title=f"{split}, {height}x{width} pixels, tiles of {found['tile']}, norm {norm}, batch 1, {device}"
+  out = Table(
+    title=f"{found['split']}, {height}x{width} pixels, tiles of {found['tile']}, norm {norm}, batch 1, {device}"
   )
   for column in ("threshold", "mIoU", "to dense", "% wanted", "% run", "detail ms", "% saved"):
-    table.add_column(column, justify="right")
+    out.add_column(column, justify="right")
   for row in found["rows"]:
     difference = row["mIoU"] - found["rows"][0]["mIoU"]
     cells = (f"{row['mIoU']:.2f}", f"{difference:+.2f}", f"{row['wanted']:.1f}", f"{row['worked']:.1f}")
-    table.add_row(f"{row['threshold']:g}", *cells, f"{row['ms']:.1f}", f"{row['saved']:.1f}")
-  Console().print(table)
+    out.add_row(f"{row['threshold']:g}", *cells, f"{row['ms']:.1f}", f"{row['saved']:.1f}")
+  return out

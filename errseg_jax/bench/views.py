@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
-from rich.console import Console
 from rich.table import Table
 
 from errseg_jax import assemble
@@ -103,23 +101,17 @@ def make_counter(
   return count
 
 
-def bench_views(config: ConfigDict, workdir: pathlib.Path, split: str, as_json: bool) -> None:
-  """Prints the rows as a table, or as one JSON object."""
-  found = views(config, workdir, split)
-  if as_json:
-    print(json.dumps(found, indent=1))
-    return
+def table(found: dict[str, Any]) -> Table:
+  """The rows as a table."""
   height, width = found["image_size"]
   seen, device = found["views"], found["hardware"]["device"]
   scales = ", ".join(f"{s:g}" for s in seen["scales"])
   tiles = f"tiles of {seen['tile']} with {seen['margin']} around"
-  title = (
-    f"{split}, {height}x{width} pixels, scales {scales}{' mirrored' * seen['mirror']}, {tiles}, {device}"
-  )
-  table = Table(title=title)
+  title = f"{found['split']}, {height}x{width} pixels, scales {scales}{' mirrored' * seen['mirror']}, {tiles}, {device}"
+  out = Table(title=title)
   for column in ("views", "mIoU", "ms", "% of the gain", "% of the cost"):
-    table.add_column(column, justify="right")
+    out.add_column(column, justify="right")
   for row in found["rows"]:
     cells = (f"{row['mIoU']:.2f}", f"{row['ms']:.1f}", f"{row['gain']:.0f}", f"{row['cost']:.0f}")
-    table.add_row(row["views"], *cells)
-  Console().print(table)
+    out.add_row(row["views"], *cells)
+  return out

@@ -8,8 +8,10 @@ from flax import linen as nn
 
 from errseg_jax import assemble, cli
 from errseg_jax.bench import model as bench
-from errseg_jax.bench.model import bench_model, model_cost
-from errseg_jax.bench.size import bench_size, convolutions, image_size, size
+from errseg_jax.bench import roofline
+from errseg_jax.bench.command import show
+from errseg_jax.bench.model import model_cost
+from errseg_jax.bench.size import convolutions, image_size, size
 from errseg_jax.cli import main
 from errseg_jax.errors import UserError
 from errseg_jax.models.backbones import ResNet
@@ -115,10 +117,10 @@ def test_the_command_prints_a_table_or_json(tiny_config, capsys, monkeypatch):
   monkeypatch.setattr(cli, "required_config", lambda args: tiny_config())
   assert main(["bench", "--what=size", "--size=64x96", "--json"]) == 0
   assert json.loads(capsys.readouterr().out) == size(tiny_config(), 64, 96)
-  bench_size(tiny_config(), 64, 96, False)
+  assert main(["bench", "--what=size", "--size=64x96"]) == 0
   assert "segmenter/head" in capsys.readouterr().out
   assert main(["bench", "--what=speed"]) == 2
-  assert "known: size, model" in capsys.readouterr().err
+  assert "known: size, model, train" in capsys.readouterr().err
 
 
 TIMES = {  # seconds of three rounds; the second one is slow for all
@@ -130,16 +132,24 @@ TIMES = {  # seconds of three rounds; the second one is slow for all
 ALONE = TIMES | {"guided": TIMES["segmenter"], "network": TIMES["segmenter"]}
 
 
+def mocked(monkeypatch, seconds):
+  monkeypatch.setattr(bench, "measured", lambda *args: (seconds, 0))
+  monkeypatch.setattr(bench, "flop_rate", lambda dtype: 1e9)
+
+
 @pytest.mark.parametrize(("prior", "error_ms"), [("detail", 30.0), ("msp", 10.0)])
 def test_a_branch_costs_what_it_adds(tiny_config, monkeypatch, prior, error_ms):
   """With prior "detail" the error program runs the detail branch too, and is not charged for it."""
-  monkeypatch.setattr(bench, "times", lambda *args: ALONE)
+  mocked(monkeypatch, ALONE)
   cost = model_cost(tiny_config(error_branch__prior=prior), 64, 96)
   assert "subnets" not in cost["groups"]
   assert cost["groups"]["segmenter"]["ms"] == pytest.approx(100)
   assert cost["groups"]["detail"]["ms"] == pytest.approx(20)
   assert cost["groups"]["error"]["ms"] == pytest.approx(error_ms)
   assert (cost["branches"]["ms"], cost["branches"]["share"]) == pytest.approx((50, 50))
+  detail = cost["groups"]["detail"]
+  assert detail["share_of_flops"] == pytest.approx(2 * detail["multiply_adds"] / 0.02 / 1e9)
+  assert cost["images_per_s"] == pytest.approx(1 / 0.15)
   sizes = size(tiny_config(error_branch__prior=prior), 64, 96)
   for key in ("parameters", "multiply_adds"):
     total = cost["groups"]["segmenter"][key] + cost["branches"][key]
@@ -147,7 +157,7 @@ def test_a_branch_costs_what_it_adds(tiny_config, monkeypatch, prior, error_ms):
 
 
 def test_subnets_cost_what_they_add_and_the_branches_come_on_top(tiny_config, monkeypatch):
-  monkeypatch.setattr(bench, "times", lambda *args: ALONE | {"network": TIMES["segmenter"] + 0.004})
+  mocked(monkeypatch, ALONE | {"network": TIMES["segmenter"] + 0.004})
   order = ("semantic", "subnets", "detail", "error")
   config = tiny_config(order=order, groups__named=(("ground", "sign"),), error_branch__prior="detail")
   cost, sizes = model_cost(config, 64, 96), size(config, 64, 96)
@@ -159,9 +169,7 @@ def test_subnets_cost_what_they_add_and_the_branches_come_on_top(tiny_config, mo
 
 
 def test_guidance_costs_what_it_adds_its_layers_counted(tiny_config, monkeypatch):
-  monkeypatch.setattr(
-    bench, "times", lambda *args: TIMES | dict.fromkeys(("guided", "network"), TIMES["segmenter"] + 0.002)
-  )
+  mocked(monkeypatch, TIMES | dict.fromkeys(("guided", "network"), TIMES["segmenter"] + 0.002))
   config = tiny_config(order=("semantic", "guided", "detail", "error"), error_branch__prior="detail")
   cost = model_cost(config, 64, 96)["groups"]["guidance"]
   assert cost["ms"] == pytest.approx(2)
@@ -174,11 +182,13 @@ def test_guidance_costs_what_it_adds_its_layers_counted(tiny_config, monkeypatch
 def test_the_model_is_timed(tiny_config, capsys, monkeypatch):
   monkeypatch.setattr(cli, "required_config", lambda args: tiny_config())
   monkeypatch.setattr(bench, "ROUNDS", 2)
+  monkeypatch.setitem(roofline.SIDE, "cpu", 32)
   assert main(["bench", "--what=model", "--size=64x96", "--json"]) == 0
   cost = json.loads(capsys.readouterr().out)
   assert cost["groups"]["segmenter"]["ms"] > 0
-  monkeypatch.setattr(bench, "model_cost", lambda *args: cost)
-  bench_model(tiny_config(), 64, 96, False)
+  assert cost["images_per_s"] > 0
+  assert cost["temporary_MB"] > 0
+  show(cost, bench.table, False)
   assert "both branches" in capsys.readouterr().out
 
 

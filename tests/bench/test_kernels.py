@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 
 from errseg_jax.bench import kernels as bench
+from errseg_jax.bench import roofline
+from errseg_jax.bench.command import show
 from errseg_jax.cli import main
 
 
 def test_the_command_prints_a_table_or_json(capsys, monkeypatch):
-  monkeypatch.setattr(bench, "COPIED", 2**10)
+  monkeypatch.setattr(roofline, "COPIED", 2**10)
   assert main(["bench", "--what=kernels", "--size=33x49", "--json"]) == 0
   cost = json.loads(capsys.readouterr().out)
   assert [(row["operation"], row["form"]) for row in cost["rows"]] == [
@@ -21,8 +23,7 @@ def test_the_command_prints_a_table_or_json(capsys, monkeypatch):
   assert all(row["ms"] > 0 and row["temporary_MB"] > 0 for row in cost["rows"])
   # Each map is 9 x 13; 19 classes twice and one error logit, labels and gradients beside them.
   assert cost["rows"][0]["least_MB"] * 1e6 == 2 * (4 * 39 * 117 + 33 * 49) + 4 * 20 * 117
-  monkeypatch.setattr(bench, "kernel_cost", lambda *args: cost)
-  bench.bench_kernels(33, 49, False)
+  show(cost, bench.table, False)
   assert "banded" in capsys.readouterr().out
   assert main(["bench", "--what=kernels", "--config=configs/scenes_demo.py"]) == 2
   assert "leave out --config" in capsys.readouterr().err

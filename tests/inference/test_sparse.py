@@ -10,6 +10,7 @@ from errseg_jax import assemble
 from errseg_jax.bench import rounds
 from errseg_jax.bench import sparse as bench
 from errseg_jax.bench import views as bench_views
+from errseg_jax.bench.command import show
 from errseg_jax.cli import main
 from errseg_jax.metrics.segmentation import segmentation_scores
 from errseg_jax.models import sparse as module
@@ -79,8 +80,7 @@ def test_sparse_correction_is_benched(run, capsys, monkeypatch):
   assert [row["threshold"] for row in others] == [0.03, 0.1]
   assert others[0]["wanted"] >= others[1]["wanted"]
   assert all(0 < row["worked"] <= 100 and 0 <= row["mIoU"] <= 100 for row in others)
-  monkeypatch.setattr(bench, "sparse", lambda *args: found)
-  assert main(["bench", "--what=sparse", f"--workdir={run}"]) == 0
+  show(found, bench.table, False)
   assert "% saved" in capsys.readouterr().out
   assert main(["bench", "--what=sparse", f"--workdir={run}", "--size=64x64"]) == 2
 
@@ -96,6 +96,5 @@ def test_guided_views_are_told_with_the_scores_and_benched(run, capsys, monkeypa
   found = json.loads(capsys.readouterr().out)
   assert [row["views"] for row in found["rows"]] == ["one", "all", "0.4"]
   assert [row["gain"] for row in found["rows"][:2]] == pytest.approx([0, 100], abs=100)
-  monkeypatch.setattr(bench_views, "views", lambda *args: found)
-  assert main(["bench", "--what=views", f"--workdir={run}"]) == 0
+  show(found, bench_views.table, False)
   assert "% of the gain" in capsys.readouterr().out

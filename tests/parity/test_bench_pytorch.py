@@ -5,6 +5,8 @@ import json
 import pytest
 
 from errseg_jax.bench import pytorch as bench
+from errseg_jax.bench.command import show
+from errseg_jax.cli import main
 from errseg_jax.errors import UserError
 
 
@@ -13,14 +15,15 @@ def test_both_are_timed_and_give_the_same_logits(monkeypatch, capsys):
   monkeypatch.setattr(bench, "ROUNDS", {"inference": 1, "training": 1})
   monkeypatch.setattr(bench, "BATCH", {"inference": 1, "training": 2})
   monkeypatch.setattr(bench, "compiled", lambda *_: {})  # takes minutes
-  bench.bench_pytorch(32, 48, True)
-  inference, training = json.loads(capsys.readouterr().out)["rows"]
+  assert main(["bench", "--what=pytorch", "--size=32x48", "--json"]) == 0
+  found = json.loads(capsys.readouterr().out)
+  inference, training = found["rows"]
   assert (inference["what"], training["what"]) == ("inference", "training")
   assert inference["difference"] < 1e-4
   for row in (inference, training):
     assert row["ratio"] == pytest.approx(row["ms"] / row["eager_ms"])
     assert row["compiled_ms"] is None
-  bench.bench_pytorch(32, 48, False)
+  show(found, bench.table, False)
   assert "eager" in capsys.readouterr().out
 
 
