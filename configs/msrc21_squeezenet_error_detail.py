@@ -4,7 +4,8 @@
     errseg train --config=configs/msrc21_squeezenet_error_detail.py --config.data.root=$MSRC21 --workdir=W
 
 `:subnets` trains subnets for the classes that it confuses (P1), `:cascade` coarse, attention and refine branches at
-once (P2), as long as all stages of the default, `:guided` the network on with guidance by image classification (P3).
+once (P2), as long as all stages of the default, `:guided` the network on with guidance by image classification (P3),
+`:local` the same of a network like P3's own, whose scores are local: atrous pooling sees the whole image already.
 The folder holds images/{train,val} and labels/{train,val}; 255 is ignored.
 """
 
@@ -70,6 +71,10 @@ def get_config(arg=None):
     config.stages.cascade = stage(3000 + DETAIL_STEPS + ERROR_STEPS, 1e-3, **semantic)
   elif arg == "guided":
     config = guided(config)
+  elif arg == "local":
+    config.segmenter.head = {"name": "local", "features": 128, "dilation": 6}
+    config = guided(config)
+    config.guidance.features, config.guidance.hidden = 128, 1024
   elif arg:
-    raise UserError(f"unknown argument {arg!r} of this config; known: subnets, cascade, guided")
+    raise UserError(f"unknown argument {arg!r} of this config; known: subnets, cascade, guided, local")
   return config

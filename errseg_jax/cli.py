@@ -134,7 +134,16 @@ def data_check(args: argparse.Namespace) -> int:
   config = required_config(args)
   from errseg_jax.check import check
 
-  return check(config, args.split)
+  return check(config, args.split, args.json)
+
+
+def data_stats(args: argparse.Namespace) -> int:
+  """Classes, sizes and colours of a split, and the class weights that follow."""
+  config = required_config(args)
+  from errseg_jax.stats import stats
+
+  stats(config, args.split, pathlib.Path(args.out) if args.out else None, args.json)
+  return 0
 
 
 def convert(args: argparse.Namespace) -> int:
@@ -201,6 +210,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
   "tune": tune,
   "ablate": ablate,
   "data check": data_check,
+  "data stats": data_stats,
   "convert": convert,
   "bench": bench,
   "doctor": doctor,
@@ -214,7 +224,8 @@ OWN_FLAGS = {
   "confusion": {"--workdir", "--split", "--json"},
   "tune": {"--workdir"},
   "ablate": {"--config", "--workdir", "--rows", "--seeds"},
-  "data check": {"--config", "--split"},
+  "data check": {"--config", "--split", "--json"},
+  "data stats": {"--config", "--split", "--out", "--json"},
   "convert": {"--from", "--weights", "--out", "--drop"},
   "bench": {"--config", "--what", "--size", "--workdir", "--split", "--json"},
   "doctor": set(),
@@ -222,15 +233,15 @@ OWN_FLAGS = {
 FLAG_HELP = {
   "--config": "FILE[:arg] of an experiment, as configs/scenes_demo.py",
   "--workdir": "folder of the run",
-  "--split": "split to read; by default the one that is reported (label-issues: that trains; data check: all); "
-  "confusion: train (default) and choose are the images that the semantic network was trained and chosen on",
+  "--split": "split to read; by default the one that is reported (label-issues, data stats: that trains; data check: "
+  "all); confusion: train (default) and choose are the images that the semantic network was trained and chosen on",
   "--scores": "further error scores, which cost further passes: mc_dropout,tta or one of them",
   "--confidnet": "error detection by ConfidNet's convention too: void is an error",
   "--oracle": "score the labels restricted to the classes that each image's annotation shows, too",
   "--output": "folder for the results; by default WORKDIR/predictions",
   "--from": "name of the published network, as torchvision_deeplabv3; docs/convert.md lists them",
   "--weights": "its file: .pth, .pt, .safetensors, .npz or .h5",
-  "--out": "the workdir to make; for a backbone alone, the .npz; label-issues: folder for the results",
+  "--out": "the workdir to make; for a backbone alone, the .npz; label-issues, data stats: folder for the results",
   "--top": "regions to list and show; by default 100",
   "--by": "max_probability (the frozen network alone; default) or error_map (P(error) and the corrected labels)",
   "--drop": "head: keep the backbone alone, for another number of classes; class0: the first class, where it is void",

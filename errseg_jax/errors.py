@@ -6,3 +6,15 @@ class UserError(Exception):
 
   The message names the file or key, says what is wrong with it and what to do.
   """
+
+
+class BadFile(UserError):
+  """A file of a data set that cannot be used.
+
+  Attributes:
+    kind: of the fault, a key of `data.faults.FAULTS`.
+  """
+
+  def __init__(self, kind: str, message: str):
+    super().__init__(message)
+    self.kind = kind

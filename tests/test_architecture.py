@@ -35,6 +35,7 @@ ORDER = (
   "confusion",
   "ablation",
   "check",
+  "stats",
   "doctor",
   "cli",
 )

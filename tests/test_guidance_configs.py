@@ -95,6 +95,17 @@ def test_small_data_is_guided_for_as_long_as_the_control(name):
   assert assemble.model(config, 21).guidance.hidden == 16 * config.segmenter.head.features
 
 
+def test_the_local_network_is_guided_as_the_other_is():
+  config, other = (config_of("msrc21_squeezenet_error_detail", arg) for arg in ("local", "guided"))
+  assert config.segmenter.head.name == "local"
+  assert config.order == other.order
+  assert config.stages.to_dict() == other.stages.to_dict()
+  assert (config.guidance.features, config.guidance.hidden) == (
+    other.guidance.features,
+    other.guidance.hidden,
+  )
+
+
 @pytest.mark.slow
 def test_runlocal_trains_tunes_and_is_scored(tmp_path, monkeypatch):
   monkeypatch.setitem(resnet.BLOCKS, 18, (1, 1, 1, 1))

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from errseg_jax.errors import UserError
+from errseg_jax.errors import BadFile
 from errseg_jax.structs import IGNORE
 
 Path = str | os.PathLike[str]
@@ -26,11 +26,12 @@ def _load(path: Path) -> Image.Image:
     with Image.open(path) as image:
       image.load()
   except FileNotFoundError:
-    raise UserError(f"{path}: no such file; check the path or list it comes from") from None
+    raise BadFile("unpaired", f"{path}: no such file; check the path or list it comes from") from None
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
     reason = " ".join(str(error).split())
-    raise UserError(
-      f"{path}: cannot be decoded, it is truncated or not an image ({reason}); replace the file"
+    raise BadFile(
+      "undecodable",
+      f"{path}: cannot be decoded, it is truncated or not an image ({reason}); replace the file",
     ) from None
   return image
 
@@ -49,7 +50,7 @@ def read_image(path: Path) -> np.ndarray:
   """
   image = _load(path)
   if image.mode in _WIDE_MODES:
-    raise UserError(f"{path}: has more than 8 bits a channel; convert it to an 8-bit RGB image")
+    raise BadFile("deep_image", f"{path}: has more than 8 bits a channel; convert it to an 8-bit RGB image")
   if image.getexif().get(0x0112, 1) != 1:
     image = ImageOps.exif_transpose(image)
   return np.asarray(image.convert("RGB"))
@@ -71,9 +72,10 @@ def read_label(path: Path) -> np.ndarray:
   if image.mode in _WIDE_MODES:
     return _narrow(path, np.asarray(image))
   if image.mode not in ("1", "L", "P"):
-    raise UserError(
+    raise BadFile(
+      "colour_mask",
       f"{path}: looks like an RGB (colour) mask, Pillow mode {image.mode}; labels must be one "
-      "channel of class ids: convert the colours to ids, or save it in palette mode (P)"
+      "channel of class ids: convert the colours to ids, or save it in palette mode (P)",
     )
   return np.asarray(image).astype(np.uint8)
 
@@ -81,9 +83,10 @@ def read_label(path: Path) -> np.ndarray:
 def _narrow(path: Path, wide: np.ndarray) -> np.ndarray:
   bad = wide[(wide < 0) | (wide > 255) | (wide != np.floor(wide))]
   if bad.size:
-    raise UserError(
+    raise BadFile(
+      "deep_label",
       f"{path}: label value {bad.flat[0]} does not fit in 0..255; it looks like an instance or "
-      "depth map: convert it to class ids in 8 bits"
+      "depth map: convert it to class ids in 8 bits",
     )
   return wide.astype(np.uint8)
 

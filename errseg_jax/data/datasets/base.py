@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from errseg_jax.data.images import read_image, read_label, shrink_image
-from errseg_jax.errors import UserError
+from errseg_jax.errors import BadFile, UserError
 from errseg_jax.structs import IGNORE, DatasetInfo
 
 log = logging.getLogger("errseg")
@@ -118,13 +118,14 @@ class FilePairs:
     path = self.labels[index]
     image, stored = read_image(self.images[index]), self.read(path)
     if image.shape[:2] != stored.shape:
-      raise UserError(
+      raise BadFile(
+        "size",
         f"{path}: label is {_size(stored)} but {self.images[index]} is {_size(image)} (width x "
-        "height); resize the label with nearest neighbour or fix the pairing"
+        "height); resize the label with nearest neighbour or fix the pairing",
       )
     label = self._train_ids(stored)
     if (bad := np.unique(stored[label < 0])).size:
-      raise UserError(f"{path}: {self._explain(bad.tolist(), stored)}")
+      raise BadFile("label_value", f"{path}: {self._explain(bad.tolist(), stored)}")
     image, label = shrink(image, label.astype(np.uint8), self.downscale)
     return {"image": image, "label": label, "name": self.names[index]}
 
