@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from errseg_jax.cli_flags import FLAG_DEFAULTS, FLAG_HELP, OWN_FLAGS, SWITCHES
 from errseg_jax.errors import UserError
 from errseg_jax.host_memory import keep_freed_memory
 
@@ -73,10 +74,7 @@ def report(args: argparse.Namespace) -> int:
 def label_issues(args: argparse.Namespace) -> int:
   """Rank images and regions whose annotation the network contradicts: CSV, JSON and a page of crops."""
   config = workdir_config(args)
-  try:
-    top = int(args.top or 100)
-  except ValueError:
-    raise UserError(f"--top={args.top} must be a whole number") from None
+  top = whole(args, "top")
   prepare(config)
   from errseg_jax.label_issues import label_issues as run
 
@@ -113,11 +111,9 @@ def ablate(args: argparse.Namespace) -> int:
   from errseg_jax.ablation.run import ablate as run
   from errseg_jax.train.loop import NotFinite, Stopped
 
-  if not args.seeds.isdigit():
-    raise UserError(f"--seeds={args.seeds}: write a whole number")
   names = [name.strip() for name in args.rows.split(",") if name.strip()]
   try:
-    failed = run(config, workdir(args), names, int(args.seeds))
+    failed = run(config, workdir(args), names, whole(args, "seeds"))
   except Stopped:
     print(f"stopped; the same command goes on from {args.workdir}", file=sys.stderr)
     return 143
@@ -132,7 +128,7 @@ def ablate(args: argparse.Namespace) -> int:
 def data_check(args: argparse.Namespace) -> int:
   """Read every image and label of a data set and list what is wrong with it."""
   config = required_config(args)
-  from errseg_jax.check import check
+  from errseg_jax.prepare.check import check
 
   return check(config, args.split, args.json)
 
@@ -140,10 +136,30 @@ def data_check(args: argparse.Namespace) -> int:
 def data_stats(args: argparse.Namespace) -> int:
   """Classes, sizes and colours of a split, and the class weights that follow."""
   config = required_config(args)
-  from errseg_jax.stats import stats
+  from errseg_jax.prepare.stats import stats
 
   stats(config, args.split, pathlib.Path(args.out) if args.out else None, args.json)
   return 0
+
+
+def data_convert(args: argparse.Namespace) -> int:
+  """A data set's samples in few large files, with checksums; goes on where an earlier call was killed."""
+  config = required_config(args)
+  if not args.out:
+    raise UserError("--out=DIR is needed: the folder for the shards")
+  shards, workers = whole(args, "shards"), whole(args, "workers") if args.workers else os.cpu_count() or 1
+  from errseg_jax.prepare.convert import convert as run
+
+  run(config, args.split, args.to, pathlib.Path(args.out), shards, workers)
+  return 0
+
+
+def whole(args: argparse.Namespace, flag: str) -> int:
+  """The whole number of a flag."""
+  text = getattr(args, flag)
+  if not text.isdecimal():
+    raise UserError(f"--{flag}={text} must be a whole number")
+  return int(text)
 
 
 def convert(args: argparse.Namespace) -> int:
@@ -211,56 +227,11 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
   "ablate": ablate,
   "data check": data_check,
   "data stats": data_stats,
+  "data convert": data_convert,
   "convert": convert,
   "bench": bench,
   "doctor": doctor,
 }
-OWN_FLAGS = {
-  "train": {"--config", "--workdir"},
-  "evaluate": {"--workdir", "--split", "--scores", "--confidnet", "--oracle"},
-  "predict": {"--workdir", "--output"},
-  "report": {"--workdir"},
-  "label-issues": {"--workdir", "--split", "--top", "--out", "--by"},
-  "confusion": {"--workdir", "--split", "--json"},
-  "tune": {"--workdir"},
-  "ablate": {"--config", "--workdir", "--rows", "--seeds"},
-  "data check": {"--config", "--split", "--json"},
-  "data stats": {"--config", "--split", "--out", "--json"},
-  "convert": {"--from", "--weights", "--out", "--drop"},
-  "bench": {"--config", "--what", "--size", "--workdir", "--split", "--json"},
-  "doctor": set(),
-}
-FLAG_HELP = {
-  "--config": "FILE[:arg] of an experiment, as configs/scenes_demo.py",
-  "--workdir": "folder of the run",
-  "--split": "split to read; by default the one that is reported (label-issues, data stats: that trains; data check: "
-  "all); confusion: train (default) and choose are the images that the semantic network was trained and chosen on",
-  "--scores": "further error scores, which cost further passes: mc_dropout,tta or one of them",
-  "--confidnet": "error detection by ConfidNet's convention too: void is an error",
-  "--oracle": "score the labels restricted to the classes that each image's annotation shows, too",
-  "--output": "folder for the results; by default WORKDIR/predictions",
-  "--from": "name of the published network, as torchvision_deeplabv3; docs/convert.md lists them",
-  "--weights": "its file: .pth, .pt, .safetensors, .npz or .h5",
-  "--out": "the workdir to make; for a backbone alone, the .npz; label-issues, data stats: folder for the results",
-  "--top": "regions to list and show; by default 100",
-  "--by": "max_probability (the frozen network alone; default) or error_map (P(error) and the corrected labels)",
-  "--drop": "head: keep the backbone alone, for another number of classes; class0: the first class, where it is void",
-  "--what": "size: parameters and multiply-adds of each part, the default; model: those and the time of each branch; "
-  "train: a training step of each stage; data: how fast its images come; "
-  "early_exit: of the trained cascade in --workdir, time against mIoU as the threshold of its early exit moves; "
-  "sparse: of the trained detail branch there, time against mIoU as it works on fewer tiles; "
-  "views: what views of doubtful tiles gain and cost beside views of whole images; "
-  "without a config guided_filter: time of the guidance CRF's filter by radius; crf: of the CRF; kernels: time and "
-  "memory of the fused loss and labels; pytorch: DeepLabv3+ here and in PyTorch, where that is installed; "
-  "all: all of these that want no trained run",
-  "--size": "HEIGHTxWIDTH of the image in pixels; by default 513x513, of kernels 1025x2049, of pytorch 512x512",
-  "--rows": "names of rows, or a family (correction, confusion, guidance, bn_groups), with commas between; by default "
-  "correction",
-  "--seeds": "how many, from the config's seed on; by default 3",
-  "--json": "print one JSON object in place of a table",
-}
-SWITCHES = ("--json", "--confidnet", "--oracle")
-FLAG_DEFAULTS = {"--seeds": "3"}
 
 
 def workdir(args: argparse.Namespace) -> pathlib.Path:

@@ -94,6 +94,9 @@ def add_data_sections(config: ConfigDict) -> None:
 
   config.loader = ConfigDict()
   config.loader.threads = 2
+  config.loader.shards = (
+    ""  # folder of `errseg data convert`, to read samples from in place of the data set's files
+  )
   config.loader.eval_batch_size = 4
   config.loader.size_multiple = 32  # images are padded to multiples of it
 

@@ -34,9 +34,9 @@ ORDER = (
   "label_issues",
   "confusion",
   "ablation",
-  "check",
-  "stats",
+  "prepare",
   "doctor",
+  "cli_flags",
   "cli",
 )
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")

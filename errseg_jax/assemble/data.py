@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import pathlib
+
 from ml_collections import ConfigDict
 
 from errseg_jax.assemble.sections import construct
 from errseg_jax.data import datasets
+from errseg_jax.data.shards import Sharded
 from errseg_jax.data.splits import Splits
 from errseg_jax.data.transforms import TrainTransform
 
 
 def dataset(config: ConfigDict) -> datasets.Dataset:
-  """The data set of `config.data`."""
+  """The data set of `config.data`, its samples from `loader.shards` where that names a folder."""
   section = config.data.to_dict()
-  return datasets.build(section.pop("name"), **section)
+  found = datasets.build(section.pop("name"), **section)
+  if not config.loader.shards:
+    return found
+  return Sharded(found, pathlib.Path(config.loader.shards).expanduser())
 
 
 def splits(config: ConfigDict) -> Splits:

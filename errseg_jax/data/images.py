@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pathlib
 import tempfile
@@ -20,10 +21,10 @@ _WIDE_MODES = ("I;16", "I;16L", "I;16B", "I", "F")
 _IGNORE_COLOUR = (224, 224, 192)
 
 
-def _load(path: Path) -> Image.Image:
+def _load(path: Path, content: bytes | None = None) -> Image.Image:
   # OpenCV fills the missing part of a truncated JPEG with grey and reports success; Pillow raises.
   try:
-    with Image.open(path) as image:
+    with Image.open(path if content is None else io.BytesIO(content)) as image:
       image.load()
   except FileNotFoundError:
     raise BadFile("unpaired", f"{path}: no such file; check the path or list it comes from") from None
@@ -48,7 +49,15 @@ def read_image(path: Path) -> np.ndarray:
   Raises:
     UserError: the file is missing, truncated, not an image, or has more than 8 bits a channel.
   """
-  image = _load(path)
+  return _upright(path, _load(path))
+
+
+def decode_image(content: bytes, name: str) -> np.ndarray:
+  """`read_image` of a file's bytes; `name` stands in messages."""
+  return _upright(name, _load(name, content))
+
+
+def _upright(path: Path, image: Image.Image) -> np.ndarray:
   if image.mode in _WIDE_MODES:
     raise BadFile("deep_image", f"{path}: has more than 8 bits a channel; convert it to an 8-bit RGB image")
   if image.getexif().get(0x0112, 1) != 1:
@@ -68,7 +77,15 @@ def read_label(path: Path) -> np.ndarray:
   Raises:
     UserError: the file is missing, truncated, a colour mask, or has values above 255.
   """
-  image = _load(path)
+  return _stored(path, _load(path))
+
+
+def decode_label(content: bytes, name: str) -> np.ndarray:
+  """`read_label` of a file's bytes; `name` stands in messages."""
+  return _stored(name, _load(name, content))
+
+
+def _stored(path: Path, image: Image.Image) -> np.ndarray:
   if image.mode in _WIDE_MODES:
     return _narrow(path, np.asarray(image))
   if image.mode not in ("1", "L", "P"):

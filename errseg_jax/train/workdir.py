@@ -13,7 +13,7 @@ from ml_collections.config_dict import placeholder
 from errseg_jax.errors import UserError
 
 OPTIONAL = {"platform": str, "num_devices": int, "error_loss.w3": float, "crf.alpha": float, "crf.lam": float}
-FREE = ("platform", "num_devices", "loader.threads", "data.root")
+FREE = ("platform", "num_devices", "loader.threads", "loader.shards", "data.root")
 """Keys that may change between runs of one workdir: they change no result, or name a place."""
 
 

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from errseg_jax.check import surveyed
 from errseg_jax.data.checks import CheckReport
 from errseg_jax.errors import UserError
 from errseg_jax.pixel_losses import class_weights
+from errseg_jax.prepare.check import surveyed
 from errseg_jax.structs import DatasetInfo
 
 WEIGHTS = ("inverse", "inverse_sqrt", "median_frequency")

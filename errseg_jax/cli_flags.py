@@ -1,0 +1,53 @@
+"""The flags of every command, and what each means."""
+
+OWN_FLAGS = {
+  "train": {"--config", "--workdir"},
+  "evaluate": {"--workdir", "--split", "--scores", "--confidnet", "--oracle"},
+  "predict": {"--workdir", "--output"},
+  "report": {"--workdir"},
+  "label-issues": {"--workdir", "--split", "--top", "--out", "--by"},
+  "confusion": {"--workdir", "--split", "--json"},
+  "tune": {"--workdir"},
+  "ablate": {"--config", "--workdir", "--rows", "--seeds"},
+  "data check": {"--config", "--split", "--json"},
+  "data stats": {"--config", "--split", "--out", "--json"},
+  "data convert": {"--config", "--split", "--to", "--out", "--shards", "--workers"},
+  "convert": {"--from", "--weights", "--out", "--drop"},
+  "bench": {"--config", "--what", "--size", "--workdir", "--split", "--json"},
+  "doctor": set(),
+}
+FLAG_HELP = {
+  "--config": "FILE[:arg] of an experiment, as configs/scenes_demo.py",
+  "--workdir": "folder of the run",
+  "--split": "split to read; by default the one that is reported (label-issues, data stats: that trains; data check: "
+  "all); confusion: train (default) and choose are the images that the semantic network was trained and chosen on",
+  "--scores": "further error scores, which cost further passes: mc_dropout,tta or one of them",
+  "--confidnet": "error detection by ConfidNet's convention too: void is an error",
+  "--oracle": "score the labels restricted to the classes that each image's annotation shows, too",
+  "--output": "folder for the results; by default WORKDIR/predictions",
+  "--from": "name of the published network, as torchvision_deeplabv3; docs/convert.md lists them",
+  "--weights": "its file: .pth, .pt, .safetensors, .npz or .h5",
+  "--out": "the workdir to make; for a backbone alone, the .npz; label-issues, data stats: folder for the results; "
+  "data convert: folder for the shards",
+  "--to": "array_record: few large files, read back with --config.loader.shards=DIR",
+  "--shards": "files that each split is cut into; by default 16",
+  "--workers": "threads that write; by default as many as there are cores",
+  "--top": "regions to list and show; by default 100",
+  "--by": "max_probability (the frozen network alone; default) or error_map (P(error) and the corrected labels)",
+  "--drop": "head: keep the backbone alone, for another number of classes; class0: the first class, where it is void",
+  "--what": "size: parameters and multiply-adds of each part, the default; model: those and the time of each branch; "
+  "train: a training step of each stage; data: how fast its images come; "
+  "early_exit: of the trained cascade in --workdir, time against mIoU as the threshold of its early exit moves; "
+  "sparse: of the trained detail branch there, time against mIoU as it works on fewer tiles; "
+  "views: what views of doubtful tiles gain and cost beside views of whole images; "
+  "without a config guided_filter: time of the guidance CRF's filter by radius; crf: of the CRF; kernels: time and "
+  "memory of the fused loss and labels; pytorch: DeepLabv3+ here and in PyTorch, where that is installed; "
+  "all: all of these that want no trained run",
+  "--size": "HEIGHTxWIDTH of the image in pixels; by default 513x513, of kernels 1025x2049, of pytorch 512x512",
+  "--rows": "names of rows, or a family (correction, confusion, guidance, bn_groups), with commas between; by default "
+  "correction",
+  "--seeds": "how many, from the config's seed on; by default 3",
+  "--json": "print one JSON object in place of a table",
+}
+SWITCHES = ("--json", "--confidnet", "--oracle")
+FLAG_DEFAULTS = {"--seeds": "3", "--shards": "16", "--top": "100", "--to": "array_record"}
