@@ -24,6 +24,7 @@ _ORDERS = {b"IM": "<", b"MI": ">"}
 _KINDS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 # Classes of a variable: double, single, integers of 8 to 64 bits. Below are cells, structs, text, sparse matrices.
 _NUMERIC = range(6, 16)
+_STRUCT = 2
 _COMPLEX = 0x800
 _AGAIN = "take the file anew from the data set's archive"
 
@@ -36,14 +37,15 @@ class _Part(NamedTuple):
   end: int
 
 
-def read_mat(path: Path, key: str = "S") -> np.ndarray:
+def read_mat(path: Path, key: str = "S", field: str = "") -> np.ndarray:
   """Reads a matrix of whole numbers from a MAT file of version 5 (MATLAB's -v6 and -v7).
 
   It is read here and not by `scipy.io.loadmat`, which some damaged files make crash the whole process.
 
   Args:
     path: the file. Of its variables, all but `key` are passed over.
-    key: name of the matrix.
+    key: name of the matrix, or of a struct that holds it.
+    field: of that struct; "" where the variable is the matrix itself.
 
   Returns:
     int32 [H, W].
@@ -55,7 +57,7 @@ def read_mat(path: Path, key: str = "S") -> np.ndarray:
   """
   try:
     with open(path, "rb") as file:
-      values = _variable(path, file, key)
+      values = _variable(path, file, key, field)
   except FileNotFoundError:
     raise UserError(f"{path}: no such file; check data.root") from None
   except (OSError, ValueError, TypeError, struct.error, zlib.error) as error:
@@ -64,7 +66,7 @@ def read_mat(path: Path, key: str = "S") -> np.ndarray:
   return _whole(path, values)
 
 
-def _variable(path: Path, file: BinaryIO, key: str) -> np.ndarray:
+def _variable(path: Path, file: BinaryIO, key: str, field: str) -> np.ndarray:
   header = file.read(_HEADER)
   order = _ORDERS.get(header[126:128], "")
   version = struct.unpack(f"{order}H", header[124:126])[0] >> 8 if order else 0
@@ -74,17 +76,50 @@ def _variable(path: Path, file: BinaryIO, key: str) -> np.ndarray:
     raise UserError(f"{path}: is no MAT file of version 5; {_AGAIN}")
   found = []
   for matrix in _matrices(file, order):
-    flags = _part(matrix, 8, order)
-    size = _part(matrix, flags.end, order)
-    name = _part(matrix, size.end, order)
+    flags, size, name = _opening(matrix, order)
     found.append(name.data.decode("latin1"))
     if found[-1] == key:
+      whole = f"{key}.{field}" if field else key
+      if field:
+        matrix = _field(path, matrix, order, key, field)
+        flags, size, name = _opening(matrix, order)
       (word,), shape = struct.unpack_from(f"{order}I", flags.data), _numbers(size, order).tolist()
       if word & 0xFF not in _NUMERIC or word & _COMPLEX or len(shape) != 2 or min(shape) < 1:
-        raise UserError(f"{path}: {key} is not a matrix of real numbers; {_AGAIN}")
+        raise UserError(f"{path}: {whole} is not a matrix of real numbers; {_AGAIN}")
       # MATLAB stores columns one after another, and numbers in the smallest kind that holds them all.
       return _numbers(_part(matrix, name.end, order), order).reshape(shape, order="F")
   raise UserError(f"{path}: holds no matrix {key} but {', '.join(map(repr, found)) or 'nothing'}; {_AGAIN}")
+
+
+def _opening(matrix: bytes, order: str) -> tuple[_Part, _Part, _Part]:
+  """Flags, size and name of a variable; what it holds begins behind the last."""
+  flags = _part(matrix, 8, order)
+  size = _part(matrix, flags.end, order)
+  return flags, size, _part(matrix, size.end, order)
+
+
+def _field(path: Path, matrix: bytes, order: str, key: str, field: str) -> bytes:
+  """The variable in a field of a struct of one entry, with its own tag."""
+  flags, size, name = _opening(matrix, order)
+  (word,) = struct.unpack_from(f"{order}I", flags.data)
+  if word & 0xFF != _STRUCT or _numbers(size, order).tolist() != [1, 1]:
+    raise UserError(f"{path}: {key} is not a struct of one entry; {_AGAIN}")
+  width = _part(matrix, name.end, order)
+  (length,) = struct.unpack_from(f"{order}i", width.data)
+  names = _part(matrix, width.end, order)
+  if length < 1:
+    raise ValueError("names of no length")
+  at = names.end
+  for start in range(0, len(names.data), length):
+    if len(inner := matrix[at : at + 8]) < 8:
+      raise ValueError("a field is cut short")
+    kind, count = struct.unpack(f"{order}II", inner)
+    if kind != _MATRIX or len(matrix) < at + 8 + count:
+      raise ValueError("a field is cut short or of no known kind")
+    if names.data[start : start + length].split(b"\0")[0] == field.encode():
+      return matrix[at : at + 8 + count]
+    at += 8 + count
+  raise UserError(f"{path}: {key} has no field {field!r}; {_AGAIN}")
 
 
 def _matrices(file: BinaryIO, order: str) -> Iterator[bytes]:

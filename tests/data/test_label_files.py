@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from scipy.io import savemat
+from scipy.sparse import csc_matrix
 
 from errseg_jax.data.label_files import read_grid, read_mat
 from errseg_jax.errors import UserError
@@ -178,3 +179,48 @@ def test_a_grid_that_is_none_is_refused(tmp_path, content, words):
 
 def test_a_missing_grid_is_named(tmp_path):
   assert "no such file" in message(read_grid, tmp_path / "a.txt")
+
+
+def annotation(values):
+  """A struct as SBD has it: boundaries of each class as sparse matrices in cells, the class map, classes present."""
+  edges = np.empty((3, 1), object)
+  for k in range(3):
+    edges[k, 0] = csc_matrix(np.eye(4))
+  return {
+    "Boundaries": edges,
+    "Segmentation": values.astype(np.uint8),
+    "CategoriesPresent": np.array([[1.0], [7.0]]),
+  }
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_matrix_in_a_struct_is_read(tmp_path, packed):
+  values = VALUES % 21
+  savemat(tmp_path / "a.mat", {"other": 1.0, "GTcls": annotation(values)}, do_compression=packed)
+  np.testing.assert_array_equal(read_mat(tmp_path / "a.mat", "GTcls", "Segmentation"), values)
+  np.testing.assert_array_equal(read_mat(tmp_path / "a.mat", "GTcls", "CategoriesPresent"), [[1], [7]])
+
+
+def test_a_struct_without_what_is_wanted_is_told(tmp_path):
+  path = tmp_path / "a.mat"
+  savemat(path, {"GTcls": annotation(VALUES % 21), "S": VALUES})
+  assert "no field 'Instances'" in message(read_mat, path, "GTcls", "Instances")
+  assert "GTcls.Boundaries is not a matrix" in message(read_mat, path, "GTcls", "Boundaries")
+  assert "S is not a struct" in message(read_mat, path, "S", "Segmentation")
+  assert "GTcls is not a matrix" in message(read_mat, path, "GTcls")
+
+
+def test_a_damaged_struct_is_an_error_or_read_right(tmp_path):
+  path, values = tmp_path / "a.mat", VALUES % 21
+  savemat(path, {"GTcls": annotation(values)})
+  content, rng = path.read_bytes(), np.random.default_rng(0)
+  for at in rng.integers(0, len(content), 300):
+    broken = bytearray(content)
+    broken[at] ^= int(rng.integers(1, 256))
+    path.write_bytes(bytes(broken))
+    with contextlib.suppress(UserError):
+      assert read_mat(path, "GTcls", "Segmentation").ndim == 2
+  for end in range(0, len(content), 7):
+    path.write_bytes(content[:end])
+    with contextlib.suppress(UserError):
+      np.testing.assert_array_equal(read_mat(path, "GTcls", "Segmentation"), values)

@@ -1,9 +1,11 @@
 import logging
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from errseg_jax.data import datasets
 from errseg_jax.data.datasets.base import voc_palette
@@ -52,6 +54,39 @@ def test_palette_labels_are_read_by_their_indices(root):
   assert source[0]["image"].shape == (*LABEL.shape, 3)
 
 
+@pytest.fixture
+def sbd(root, tmp_path):
+  """SBD beside VOC without SegmentationClassAug; of its images one is in VOC's train and one in its val."""
+  shutil.rmtree(root / "SegmentationClassAug")
+  folder = tmp_path / "benchmark_RELEASE/dataset"
+  (folder / "cls").mkdir(parents=True)
+  lists = {"train": ("2007_000032", "2008_000002"), "val": ("2007_000033", "2008_000007")}
+  for split, names in lists.items():
+    (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+    for name in names:
+      values = {"Segmentation": np.roll(LABEL % 21, 1, 0), "CategoriesPresent": np.array([[1.0]])}
+      savemat(folder / f"cls/{name}.mat", {"GTcls": values}, do_compression=True)
+  image = root / "JPEGImages/2008_000002.jpg"
+  shutil.copy(image, image.with_name("2008_000007.jpg"))
+  return folder
+
+
+def test_trainaug_of_sbd_is_what_is_not_in_val(root, sbd):
+  source = pickle.loads(pickle.dumps(datasets.build("voc", root=str(root), sbd=str(sbd)).source("trainaug")))
+  assert source.names == ("2007_000032", "2007_000039", "2008_000002", "2008_000007")
+  np.testing.assert_array_equal(source[0]["label"], LABEL)  # VOC's own, with its border, where both have one
+  np.testing.assert_array_equal(source[3]["label"], np.roll(LABEL % 21, 1, 0))
+  (sbd / "cls/2008_000007.mat").unlink()
+  (root / "JPEGImages/2008_000002.jpg").unlink()
+  problems = datasets.build("voc", root=str(root), sbd=str(sbd)).scan("trainaug")[1]
+  assert ["2008_000002 of trainaug lacks its image" in problems[0], "2008_000007" in problems[1]] == [
+    True,
+    True,
+  ]
+  with pytest.raises(UserError, match=r"data\.sbd"):
+    datasets.build("voc", root=str(root), sbd=str(sbd / "nowhere")).scan("trainaug")
+
+
 def test_trainaug_reads_the_joined_labels(root):
   source = datasets.build("voc", root=str(root)).source("trainaug")
   assert "SegmentationClassAug" in source.labels[0]
@@ -92,7 +127,7 @@ def test_instance_labels_are_recognised(root):
   [
     ("JPEGImages", "train", "JPEGImages: no such folder"),
     ("SegmentationClassAug", "trainaug", "the labels of VOC and SBD together"),
-    ("ImageSets/Segmentation/trainaug.txt", "trainaug", "names of the SBD images"),
+    ("ImageSets/Segmentation/trainaug.txt", "trainaug", "SBD's folder as data.sbd"),
   ],
 )
 def test_a_missing_part_names_the_layout(root, lost, split, words):

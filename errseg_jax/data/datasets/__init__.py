@@ -8,6 +8,7 @@ from typing import Any
 from errseg_jax.data.datasets.ade20k import ADE20K
 from errseg_jax.data.datasets.base import Dataset, Sample, Source
 from errseg_jax.data.datasets.camvid import CamVid
+from errseg_jax.data.datasets.camvid_original import CamVidOriginal
 from errseg_jax.data.datasets.cityscapes import Cityscapes
 from errseg_jax.data.datasets.coco import COCO
 from errseg_jax.data.datasets.folders import Folders
@@ -23,6 +24,7 @@ __all__ = ["DATASETS", "Dataset", "Sample", "Source", "build"]
 DATASETS: dict[str, type[Dataset]] = {
   "scenes": Scenes,
   "camvid": CamVid,
+  "camvid_original": CamVidOriginal,
   "cityscapes": Cityscapes,
   "ade20k": ADE20K,
   "voc": VOC,

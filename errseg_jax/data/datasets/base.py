@@ -230,12 +230,13 @@ def with_labels(
   return rows, tuple(problems)
 
 
-def existing_root(root: str, variable: str = "") -> pathlib.Path:
+def existing_root(root: str, variable: str = "", key: str = "data.root") -> pathlib.Path:
   """The data set's folder.
 
   Args:
     root: as in the config; "~" is expanded.
     variable: the environment variable to fall back on where `root` is empty.
+    key: of the config that names it.
 
   Raises:
     UserError: there is none, or it is not a folder.
@@ -243,10 +244,10 @@ def existing_root(root: str, variable: str = "") -> pathlib.Path:
   root = root or os.environ.get(variable, "")
   if not root:
     also = f" or the environment variable {variable}" if variable else ""
-    raise UserError(f"data.root is empty; set it{also} to the data set's folder")
+    raise UserError(f"{key} is empty; set it{also} to the data set's folder")
   path = pathlib.Path(root).expanduser()
   if not path.is_dir():
-    raise UserError(f"{path}: no such folder; set data.root to the data set's folder")
+    raise UserError(f"{path}: no such folder; set {key} to the data set's folder")
   return path
 
 
