@@ -91,6 +91,11 @@ def add_data_sections(config: ConfigDict) -> None:
   config.transform.photometric = 0.5  # strength; 0 = off
   config.transform.blur = 0.0  # largest sigma, pixels; 0 = off
   config.transform.noise = 0.0  # largest standard deviation, grey levels; 0 = off
+  config.transform.max_class_share = 1.0  # crops of one class by more are drawn anew, 0.75 is usual; 1 = off
+  config.transform.cutout = 0.0  # largest share of a side that is painted over and ignored; 0 = off
+  config.transform.copy_paste = (
+    0.0  # probability that a region of a rare class comes from another image; 0 = off
+  )
 
   config.loader = ConfigDict()
   config.loader.threads = 2

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from errseg_jax.assemble.sections import construct
 from errseg_jax.data import datasets
+from errseg_jax.data.copy_paste import Chain, copy_paste
+from errseg_jax.data.datasets import Source
 from errseg_jax.data.shards import Sharded
 from errseg_jax.data.splits import Splits
 from errseg_jax.data.transforms import TrainTransform
@@ -33,8 +36,21 @@ def pad_value(config: ConfigDict) -> tuple[int, int, int]:
   return r, g, b
 
 
-def transform(config: ConfigDict, source: str = "semantic") -> TrainTransform:
-  """Augmentation of the images of a training source; "strong" errors come from what the branches are fed."""
-  plain = construct(TrainTransform, config.transform, "transform", pad_value=pad_value(config))
-  strong = source == "branches" and config.splits.error_source == "strong"
-  return plain.stronger(config.splits.strength) if strong else plain
+def transform(config: ConfigDict, source: str = "semantic", samples: Source | None = None) -> Any:
+  """(sample, generator) -> view: augmentation of the images of a training source.
+
+  "strong" errors come from what the branches are fed.
+
+  Args:
+    config: of the run.
+    source: the training source's name.
+    samples: of it, which `transform.copy_paste` takes regions from; without them nothing is pasted.
+  """
+  section = config.transform.to_dict()
+  probability = section.pop("copy_paste")
+  plain = construct(TrainTransform, section, "transform", pad_value=pad_value(config))
+  if source == "branches" and config.splits.error_source == "strong":
+    plain = plain.stronger(config.splits.strength)
+  if not probability or samples is None:
+    return plain
+  return Chain((copy_paste(samples, dataset(config).info.num_classes, probability), plain))

@@ -9,6 +9,11 @@ import numpy as np
 MOST = 500  # samples read; a larger source is sampled at even distances
 
 
+def counted_indices(source: Any) -> np.ndarray:
+  """Of the samples whose classes are counted, at most MOST."""
+  return np.unique(np.linspace(0, len(source) - 1, min(len(source), MOST)).round().astype(int))
+
+
 def class_counts(source: Any, num_classes: int) -> np.ndarray:
   """Labelled pixels of each class in each image read, int64 [N, C].
 
@@ -19,8 +24,7 @@ def class_counts(source: Any, num_classes: int) -> np.ndarray:
   Raises:
     UserError: a sample cannot be read.
   """
-  read = np.unique(np.linspace(0, len(source) - 1, min(len(source), MOST)).round().astype(int))
-  labels = (source[int(index)]["label"] for index in read)
+  labels = (source[int(index)]["label"] for index in counted_indices(source))
   return np.stack([np.bincount(label[label < num_classes], minlength=num_classes) for label in labels])
 
 

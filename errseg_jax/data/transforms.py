@@ -15,6 +15,8 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 # At photometric = 1: grey levels, factors 1 +- x, and degrees, as mmseg's PhotoMetricDistortion.
 _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = 32.0, 0.5, 0.5, 18.0
 
+TRIES = 10  # crops that are looked at for one without a class that is most of it
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainTransform:
@@ -30,6 +32,9 @@ class TrainTransform:
     photometric: strength of the brightness, contrast, saturation and hue jitter; 0 is none.
     blur: largest standard deviation of a Gaussian blur, pixels; 0 is none.
     noise: largest standard deviation of Gaussian noise, grey levels; 0 is none.
+    max_class_share: a crop whose labelled pixels are of one class by more is drawn anew, up to TRIES times; 1 takes
+      any.
+    cutout: largest share of each side of a rectangle that is painted over and ignored; 0 is none.
     pad_value: RGB (0..255) outside of the image; the label there is 255. Jittered as the image is.
   """
 
@@ -42,6 +47,8 @@ class TrainTransform:
   photometric: float = 0.5
   blur: float = 0.0
   noise: float = 0.0
+  max_class_share: float = 1.0
+  cutout: float = 0.0
   pad_value: tuple[int, int, int] = (124, 116, 104)
 
   def __post_init__(self):
@@ -57,6 +64,11 @@ class TrainTransform:
         f"photometric {self.photometric}, blur {self.blur}, noise {self.noise} must not be negative"
       )
 
+    if not 0 < self.max_class_share <= 1 or not 0 <= self.cutout <= 1:
+      raise UserError(
+        f"max_class_share {self.max_class_share} must be above 0 and at most 1, cutout {self.cutout} 0 to 1"
+      )
+
   def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """One random view of the sample; the same `rng` state gives the same view.
 
@@ -64,9 +76,8 @@ class TrainTransform:
       {"image": uint8 [*crop_size, 3], "label": uint8 [*crop_size]}.
     """
     image, label = sample["image"], sample["label"]
-    matrix = self._matrix(label.shape, rng)
+    matrix, label = self._crop(label, rng)
     image = _warp(image, matrix, self.crop_size, cv2.INTER_LINEAR, self.pad_value)
-    label = _warp(label, matrix, self.crop_size, cv2.INTER_NEAREST, (IGNORE,))
     if self.photometric > 0:
       image = _jitter(image, self.photometric, rng)
     if self.blur > 0:
@@ -75,7 +86,17 @@ class TrainTransform:
     if self.noise > 0:
       grain = self.noise * rng.random() * rng.standard_normal(image.shape, np.float32)
       image = np.clip(np.round(image + grain), 0, 255).astype(np.uint8)
-    return {"image": image, "label": label}
+    view = {"image": image, "label": label}
+    return cut_out(view, self.cutout, self.pad_value, rng) if self.cutout else view
+
+  def _crop(self, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(float64 [2, 3] of `_matrix`, the label in it)."""
+    for _ in range(TRIES):
+      matrix = self._matrix(label.shape, rng)
+      view = _warp(label, matrix, self.crop_size, cv2.INTER_NEAREST, (IGNORE,))
+      if self.max_class_share == 1 or largest_share(view) <= self.max_class_share:
+        break
+    return matrix, view
 
   def stronger(self, strength: float) -> TrainTransform:
     """Views that a network trained on this one's does not know, so that it errs on images it has learnt.
@@ -137,6 +158,25 @@ def _jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.
   turn, _ = cv2.Rodrigues(np.full(3, np.deg2rad(_HUE * hue) / np.sqrt(3)))
   matrix = (1 + _CONTRAST * contrast) * saturate @ turn
   return cv2.transform(image, np.column_stack([matrix, np.full(3, _BRIGHTNESS * brightness)]))
+
+
+def largest_share(label: np.ndarray) -> float:
+  """Share of the labelled pixels that the most common class has; 0 without one."""
+  counts = np.bincount(label.ravel(), minlength=IGNORE + 1)[:IGNORE]
+  return float(counts.max() / max(counts.sum(), 1))
+
+
+def cut_out(
+  sample: Sample, largest: float, pad_value: tuple[int, int, int], rng: np.random.Generator
+) -> Sample:
+  """A rectangle of up to `largest` of each side painted over and ignored (DeVries and Taylor 2017, labels void)."""
+  sides = sample["label"].shape
+  rows, columns = (int(np.ceil(largest * rng.random() * side)) for side in sides)
+  top, left = (int(rng.integers(side - cut + 1)) for side, cut in zip(sides, (rows, columns), strict=True))
+  image, label = sample["image"].copy(), sample["label"].copy()
+  image[top : top + rows, left : left + columns] = pad_value
+  label[top : top + rows, left : left + columns] = IGNORE
+  return {**sample, "image": image, "label": label}
 
 
 def pad_to(

@@ -76,7 +76,10 @@ class Trainer:
     self.dataset = assemble.dataset(config)
     self.splits = assemble.splits(config)
     self.sources = self.splits.sources(self.dataset)
-    self.transforms = {stage.source: assemble.transform(config, stage.source) for stage in self.stages}
+    self.transforms = {
+      stage.source: assemble.transform(config, stage.source, self.sources.get(stage.source))
+      for stage in self.stages
+    }
     classes = self.dataset.info.num_classes
     self.config = config = assemble.with_class_weights(config, self.sources, classes)
     keep_files(config)

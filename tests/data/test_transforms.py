@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from errseg_jax.data.transforms import TrainTransform, pad_to
+from errseg_jax.data.transforms import TrainTransform, cut_out, largest_share, pad_to
 from errseg_jax.errors import UserError
 
 
@@ -142,3 +142,51 @@ def test_padding_keeps_the_sample_and_ignores_the_rest():
   assert padded["name"] == "ramp"
   with pytest.raises(ValueError, match="ramp: 80x60 does not fit"):
     pad_to(_ramp(), 59, 96)
+
+
+def _halves(left=0, right=1):
+  label = np.full((60, 80), left, np.uint8)
+  label[:, 60:] = right
+  return {"image": np.zeros((60, 80, 3), np.uint8), "label": label, "name": "halves"}
+
+
+def test_crops_of_one_class_are_drawn_anew():
+  still = {"scale_min": 1, "scale_max": 1, "rotation": 0, "photometric": 0}
+  shares = {}
+  for limit in (1.0, 0.75):
+    transform = TrainTransform((30, 30), **still, max_class_share=limit)
+    views = [transform(_halves(), np.random.default_rng(seed)) for seed in range(60)]
+    shares[limit] = np.array([largest_share(view["label"]) for view in views])
+  assert (shares[1.0] > 0.75).mean() > 0.5
+  assert (shares[0.75] > 0.75).mean() < 0.2
+  # Where no crop can do, any is taken.
+  view = TrainTransform((30, 30), **still, max_class_share=0.75)(_halves(2, 2), np.random.default_rng(0))
+  assert largest_share(view["label"]) == 1
+
+
+def test_ignored_pixels_have_no_share():
+  label = np.full((4, 4), 255, np.uint8)
+  assert largest_share(label) == 0
+  label[0, :3] = (0, 0, 1)
+  assert largest_share(label) == 2 / 3
+
+
+def test_what_is_cut_out_is_painted_and_ignored_and_nothing_else():
+  sample, painted = _ramp(), set()
+  for seed in range(20):
+    view = cut_out(sample, 0.5, (1, 2, 3), np.random.default_rng(seed))
+    cut = view["label"] == 255
+    rows, columns = (np.flatnonzero(cut.any(axis)) for axis in (1, 0))
+    assert cut.sum() == len(rows) * len(columns) <= 30 * 40
+    assert (view["image"][cut] == (1, 2, 3)).all()
+    np.testing.assert_array_equal(view["label"][~cut], sample["label"][~cut])
+    np.testing.assert_array_equal(view["image"][~cut], sample["image"][~cut])
+    painted.add((rows[0], columns[0], len(rows), len(columns)))
+  assert len(painted) > 10
+  assert (sample["label"] != 255).all()
+
+
+@pytest.mark.parametrize("fields", [{"max_class_share": 0}, {"max_class_share": 2}, {"cutout": 1.5}])
+def test_shares_are_shares(fields):
+  with pytest.raises(UserError, match="max_class_share"):
+    TrainTransform((32, 32), **fields)
