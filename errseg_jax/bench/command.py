@@ -19,6 +19,7 @@ from errseg_jax.bench import (
   kernels,
   model,
   pytorch,
+  reading,
   size,
   sparse,
   training,
@@ -46,7 +47,7 @@ OF_CONFIG = {  # (config, height, width), or (config) for its own images
   "size": Bench(size.size, size.table, "513x513"),
   "model": Bench(model.model_cost, model.table, "513x513"),
   "train": Bench(training.training_cost, training.table),
-  "data": Bench(training.data_cost, training.data_table),
+  "data": Bench(reading.data_cost, reading.table),
 }
 OF_RUN = {  # (config, workdir, split)
   "early_exit": Bench(early_exit.early_exit, early_exit.table),

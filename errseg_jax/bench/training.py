@@ -1,8 +1,7 @@
-"""What a training step of each stage costs on the device at hand, and whether the images come fast enough for it."""
+"""What a training step of each stage costs on the device at hand."""
 
 from __future__ import annotations
 
-import itertools
 import pathlib
 import time
 from collections.abc import Mapping
@@ -14,12 +13,12 @@ from ml_collections import ConfigDict
 from rich.table import Table
 
 from errseg_jax.bench.model import ordinary
+from errseg_jax.bench.reading import stage_batches
 from errseg_jax.bench.roofline import bandwidth, flop_rate, program_costs
-from errseg_jax.data.pipeline import train_batches
 from errseg_jax.inference.speed import hardware
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.pixel_losses import Confusion
-from errseg_jax.sharding import make_mesh, replicate, shard_batch
+from errseg_jax.sharding import replicate, shard_batch
 from errseg_jax.structs import Batch
 from errseg_jax.train.given import abstract_variables
 from errseg_jax.train.memory import step_bytes
@@ -30,8 +29,6 @@ from errseg_jax.train.step import make_step
 from errseg_jax.train.trainer import Trainer
 
 ROUNDS = 10  # steps that are timed, after one that is not
-BATCHES = 20  # that are read, after the prefetched ones
-MANY = 1_000_000  # batches, of which so many are read
 
 
 def training_cost(config: ConfigDict) -> dict[str, Any]:
@@ -103,47 +100,6 @@ def more_inputs(loss: Any, model: ErrorAware, trainer: Trainer) -> Mapping[str, 
   return {"loss": {"confusion": replicate(loss.matrices(counts), trainer.mesh)}}
 
 
-def stage_batches(trainer: Trainer, stage: Stage) -> Any:
-  """The stage's training batches, as a run reads them."""
-  return train_batches(
-    [trainer.sources[name] for name in stage.folds or (stage.source,)],
-    trainer.transforms[stage.source],
-    batch_size=stage.batch_size,
-    seed=stage.seed(trainer.config.seed),
-    start=0,
-    stop=MANY,
-    threads=trainer.config.loader.threads,
-  )
-
-
-def data_cost(config: ConfigDict) -> dict[str, Any]:
-  """Images per second that are read, augmented and put on the devices, without a network.
-
-  Returns:
-    {"hardware", "threads", "rows": [{"stage", "batch_size", "images_per_s"}]}; stages of the same images and batch size
-    once.
-
-  Raises:
-    UserError: any mistake in the config or the data set.
-  """
-  trainer = Trainer(config, pathlib.Path())
-  mesh, rows, seen = make_mesh(config.num_devices), [], set()
-  for stage in trainer.stages:
-    if (key := (stage.source, stage.folds, stage.batch_size)) in seen:
-      continue
-    seen.add(key)
-    threads = config.loader.threads
-    batches = stage_batches(trainer, stage)
-    for batch in itertools.islice(batches, 2 * max(1, threads)):  # what was read ahead
-      jax.block_until_ready(shard_batch(batch, mesh))
-    start = time.perf_counter()
-    for batch in itertools.islice(batches, BATCHES):
-      jax.block_until_ready(shard_batch(batch, mesh))
-    rate = BATCHES * stage.batch_size / (time.perf_counter() - start)
-    rows.append({"stage": stage.name, "batch_size": stage.batch_size, "images_per_s": rate})
-  return {"hardware": hardware(), "threads": config.loader.threads, "rows": rows}
-
-
 def table(cost: dict[str, Any]) -> Table:
   """What steps cost as a table."""
   device, dtype = cost["hardware"]["device"], cost["dtype"]
@@ -161,14 +117,4 @@ def table(cost: dict[str, Any]) -> Table:
     )
     shares = (f"{100 * row[key]:.0f}" for key in ("share_of_flops", "share_of_bytes"))
     out.add_row(row["stage"], str(row["batch_size"]), crop, *numbers, *shares)
-  return out
-
-
-def data_table(cost: dict[str, Any]) -> Table:
-  """How fast images come as a table."""
-  out = Table(title=f"images read and augmented, {cost['threads']} threads")
-  for column in ("first stage that reads them", "batch", "images/s"):
-    out.add_column(column, justify="right" if column != "first stage that reads them" else "left")
-  for row in cost["rows"]:
-    out.add_row(row["stage"], str(row["batch_size"]), f"{row['images_per_s']:,.1f}")
   return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import signal
 import time
@@ -22,6 +23,13 @@ from errseg_jax.train.stages import Stage
 from errseg_jax.train.state import TrainState, Variables
 from errseg_jax.train.step import Step
 from errseg_jax.train.writers import MetricWriter
+
+log = logging.getLogger("errseg")
+SLOW_LOADER = 0.3  # share of the time that the device waits for images
+SLOW_LOADER_HINT = (
+  "stage %s: the device waits for images %.0f %% of the time: raise loader.threads, read from shards "
+  "(`errseg data convert`), or see where the time goes with `errseg bench --what=data`"
+)
 
 
 class Stopped(Exception):
@@ -59,6 +67,7 @@ class Loop:
     stop: looked at after each step.
     mesh: the devices.
     confusion: of a loss that wants a confusion matrix.
+    told: that the images come too slowly.
   """
 
   stage: Stage
@@ -72,6 +81,7 @@ class Loop:
   stop: StopSignal
   mesh: jax.sharding.Mesh
   confusion: ConfusionInput | None = None
+  told: bool = False
 
   def run(self, state: TrainState, frozen: Sequence[Variables], pending: list[dict]) -> TrainState:
     """From the state's step to the end of the stage.
@@ -159,4 +169,7 @@ class Loop:
     speed = len(rows) * self.stage.batch_size / max(elapsed, 1e-9)
     timing = {"time/images_per_s": speed, "time/data_wait_share": data_time / max(elapsed, 1e-9)}
     self.writer.write_scalars(self.stage.name, done, scalars | timing)
+    if timing["time/data_wait_share"] > SLOW_LOADER and not self.told:
+      self.told = True
+      log.warning(SLOW_LOADER_HINT, self.stage.name, 100 * timing["time/data_wait_share"])
     return f"loss {scalars['train/loss']:.4f}  {speed:.1f} images/s  data wait {timing['time/data_wait_share']:.0%}"
