@@ -27,7 +27,7 @@ def test_a_step_of_every_stage_is_timed(tiny_config, capsys, monkeypatch):
     assert row["share_of_flops"] == pytest.approx(row["gflop"] * 1e12 / row["ms"] / cost["flops_per_second"])
     assert row["step_GB"] > 0
   command.show(cost, training.table, False)
-  assert "images/s" in capsys.readouterr().out
+  assert "training steps" in capsys.readouterr().out
   assert main(["bench", "--what=train", "--size=64x64"]) == 2
   assert "leave out --size" in capsys.readouterr().err
 
