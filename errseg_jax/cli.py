@@ -150,7 +150,7 @@ def data_convert(args: argparse.Namespace) -> int:
   shards, workers = whole(args, "shards"), whole(args, "workers") if args.workers else os.cpu_count() or 1
   from errseg_jax.prepare.convert import convert as run
 
-  run(config, args.split, args.to, pathlib.Path(args.out), shards, workers)
+  run(config, args.split, args.to or "array_record", pathlib.Path(args.out), shards, workers)
   return 0
 
 
@@ -209,6 +209,23 @@ def bench(args: argparse.Namespace) -> int:
   return 0
 
 
+def submit(args: argparse.Namespace) -> int:
+  """Predictions of a benchmark's test images as the archive that its server takes."""
+  missing = [flag for flag in ("--to", "--predictions", "--images", "--out") if not getattr(args, flag[2:])]
+  if missing:
+    raise UserError(
+      f"{missing[0]} is needed: errseg submit --to=NAME --predictions=DIR --images=DIR --out=FILE.zip"
+    )
+  from errseg_jax.assemble import known
+  from errseg_jax.submit import SERVERS
+  from errseg_jax.submit import submit as run
+
+  server = SERVERS[known(args.to, SERVERS, "--to")]
+  predictions, images, out = (pathlib.Path(p) for p in (args.predictions, args.images, args.out))
+  print(run(server, predictions, images, out, args.labels or "corrected"))
+  return 0
+
+
 def doctor(args: argparse.Namespace) -> int:
   """Versions, devices, optional parts, what is missing."""
   from errseg_jax.doctor import doctor as run
@@ -230,6 +247,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
   "data convert": data_convert,
   "convert": convert,
   "bench": bench,
+  "submit": submit,
   "doctor": doctor,
 }
 

@@ -27,6 +27,7 @@ ORDER = (
   "train",
   "convert",
   "predict",
+  "submit",
   "evaluate",
   "tune",
   "bench",

@@ -121,12 +121,38 @@ def write_label_png(path: Path, labels: np.ndarray, palette: Sequence[tuple[int,
     labels: uint8 [H, W], class ids and 255 = ignore.
     palette: one RGB colour (0..255) per class.
   """
+  _write(path, _with_palette(labels, palette))
+
+
+def palette_png(labels: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> bytes:
+  """The bytes that `write_label_png` writes."""
+  buffer = io.BytesIO()
+  _with_palette(labels, palette).save(buffer, format="PNG")
+  return buffer.getvalue()
+
+
+def _with_palette(labels: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> Image.Image:
   colours = np.zeros((256, 3), np.uint8)
   colours[IGNORE] = _IGNORE_COLOUR
   colours[: len(palette)] = palette
   image = Image.fromarray(labels)
   image.putpalette(colours.tobytes())
-  _write(path, image)
+  return image
+
+
+def image_size(path: Path) -> tuple[int, int]:
+  """(height, width) of an image as `read_image` gives it, from its header.
+
+  Raises:
+    UserError: it is missing or not an image.
+  """
+  try:
+    with Image.open(path) as image:
+      width, height = image.size
+      turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    raise BadFile("undecodable", f"{path}: is not an image ({' '.join(str(error).split())})") from None
+  return (width, height) if turned else (height, width)
 
 
 def _write(path: Path, image: Image.Image) -> None:
