@@ -47,16 +47,8 @@ def case(request, tmp_path, monkeypatch):
 
 
 def run(name, folder, *flags):
-  return main(
-    [
-      "submit",
-      f"--to={name}",
-      f"--predictions={folder / 'predictions'}",
-      f"--images={folder / 'images'}",
-      f"--out={folder / 'out' / 'all.zip'}",
-      *flags,
-    ]
-  )
+  given = (f"--predictions={folder / 'predictions'}", f"--images={folder / 'images'}")
+  return main(["submit", f"--to={name}", *given, f"--out={folder / 'out' / 'all.zip'}", *flags])
 
 
 @pytest.mark.parametrize("labels", ["corrected", "labels"])
