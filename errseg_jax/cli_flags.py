@@ -30,8 +30,8 @@ FLAG_HELP = {
   "--weights": "its file: .pth, .pt, .safetensors, .npz or .h5",
   "--out": "the workdir to make; for a backbone alone, the .npz; label-issues, data stats: folder for the results; "
   "data convert: folder for the shards; submit: the archive, FILE.zip",
-  "--to": "data convert: array_record, the default, read back with --config.loader.shards=DIR; submit: cityscapes, "
-  "ade20k or voc",
+  "--to": "data convert: array_record, the default, read back with --config.loader.shards=DIR, or tfds, a data set for "
+  "tensorflow-datasets; submit: cityscapes, ade20k or voc",
   "--predictions": "the folder that `errseg predict` wrote",
   "--images": "the folder of the test images, or of folders of them",
   "--labels": "corrected (default), or labels of the frozen network",

@@ -65,13 +65,22 @@ def unpack(record: bytes, where: str) -> Sample:
 
 
 def record_of(source: Source, index: int) -> bytes:
-  """Sample `index` as a record: the image as its file has it where that decodes to the sample's, else as PNG.
+  """Sample `index` as a record.
+
+  Raises:
+    UserError: the sample cannot be used.
+  """
+  return pack(*encoded(source, index))
+
+
+def encoded(source: Source, index: int) -> tuple[bytes, bytes, str]:
+  """(image, label as PNG, name): the image as its file has it where that decodes to the sample's, else as PNG.
 
   Raises:
     UserError: the sample cannot be used.
   """
   sample = source[index]
-  return pack(_image_bytes(source, index, sample["image"]), _png(sample["label"]), sample["name"])
+  return _image_bytes(source, index, sample["image"]), _png(sample["label"]), sample["name"]
 
 
 def _image_bytes(source: Source, index: int, image: np.ndarray) -> bytes:

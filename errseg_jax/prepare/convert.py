@@ -1,4 +1,4 @@
-"""`errseg data convert`: a data set's samples in shards."""
+"""`errseg data convert`: a data set's samples in shards, of our own or of tensorflow-datasets."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from ml_collections import ConfigDict
 
 from errseg_jax import assemble
 from errseg_jax.data.shards import write_split
+from errseg_jax.data.tfds_builder import prepare
 from errseg_jax.errors import UserError
 from errseg_jax.progress import progress_bar
 
-FORMATS = ("array_record",)
+FORMATS = ("array_record", "tfds")
 
 
 def convert(config: ConfigDict, split: str, to: str, out: pathlib.Path, shards: int, workers: int) -> None:
@@ -22,8 +23,8 @@ def convert(config: ConfigDict, split: str, to: str, out: pathlib.Path, shards: 
     split: of it; "" takes all that the config names.
     to: one of FORMATS.
     out: folder of the shards.
-    shards: files for each split.
-    workers: threads that write.
+    shards: files for each split, of array_record.
+    workers: threads that write, of array_record.
 
   Raises:
     UserError: a sample cannot be used, or a setting makes no sense; nothing is lost, and the same call goes on.
@@ -35,6 +36,9 @@ def convert(config: ConfigDict, split: str, to: str, out: pathlib.Path, shards: 
     )
   dataset, splits = assemble.dataset(config), config.splits
   names = [split] if split else [s for s in (splits.train, splits.choose, splits.val) if s]
+  if to == "tfds":
+    print(prepare(dataset, tuple(dict.fromkeys(names)), out))
+    return
   for name in dict.fromkeys(names):
     count = len(dataset.source(name))
     with progress_bar(f"convert {name}", count) as update:

@@ -16,6 +16,7 @@ from errseg_jax.data.datasets.pairs import Pairs
 from errseg_jax.data.datasets.scenes import Scenes
 from errseg_jax.data.datasets.sift_flow import SIFTFlow
 from errseg_jax.data.datasets.stanford_background import StanfordBackground
+from errseg_jax.data.datasets.tfds import TFDS
 from errseg_jax.data.datasets.voc import VOC
 from errseg_jax.errors import UserError
 
@@ -33,6 +34,7 @@ DATASETS: dict[str, type[Dataset]] = {
   "stanford_background": StanfordBackground,
   "folders": Folders,
   "pairs": Pairs,
+  "tfds": TFDS,
 }
 
 

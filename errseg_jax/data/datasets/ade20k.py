@@ -6,7 +6,6 @@ import dataclasses
 import pathlib
 
 from errseg_jax.data.datasets.base import (
-  REFUSED,
   Dataset,
   FilePairs,
   existing_root,
@@ -14,6 +13,7 @@ from errseg_jax.data.datasets.base import (
   pair_source,
   with_labels,
 )
+from errseg_jax.data.label_values import REFUSED
 from errseg_jax.errors import UserError
 from errseg_jax.structs import IGNORE, DatasetInfo
 

@@ -18,13 +18,13 @@ import cv2
 import numpy as np
 
 from errseg_jax.data.images import read_image, read_label, shrink_image
+from errseg_jax.data.label_values import LabelValues
 from errseg_jax.errors import BadFile, UserError
 from errseg_jax.structs import IGNORE, DatasetInfo
 
 log = logging.getLogger("errseg")
 
 Sample = dict[str, Any]
-REFUSED = -1  # in a label map: the value is an error, even where it is 255
 LabelMap = Mapping[int, int] | Iterable[tuple[int, int]]
 
 
@@ -123,40 +123,9 @@ class FilePairs:
         f"{path}: label is {_size(stored)} but {self.images[index]} is {_size(image)} (width x "
         "height); resize the label with nearest neighbour or fix the pairing",
       )
-    label = self._train_ids(stored)
-    if (bad := np.unique(stored[label < 0])).size:
-      raise BadFile("label_value", f"{path}: {self._explain(bad.tolist(), stored)}")
-    image, label = shrink(image, label.astype(np.uint8), self.downscale)
+    label = LabelValues(self.num_classes, self.label_map, self.advice).train_ids(stored, path)
+    image, label = shrink(image, label, self.downscale)
     return {"image": image, "label": label, "name": self.names[index]}
-
-  def _train_ids(self, stored: np.ndarray) -> np.ndarray:
-    """int16 [H, W], REFUSED where a stored value has no train id."""
-    pairs = self.label_map or [(value, value) for value in range(self.num_classes)]
-    least = min([0, *(value for value, _ in pairs)]) - 1
-    # One entry more at either end: values of any size beyond them fall there, refused.
-    table = np.full(IGNORE + 2 - least, REFUSED, np.int16)
-    table[IGNORE - least] = IGNORE
-    for value, train_id in pairs:
-      table[value - least] = train_id
-    return table[np.clip(stored.astype(np.int32), least, IGNORE + 1) - least]
-
-  def _explain(self, bad: list[int], stored: np.ndarray) -> str:
-    value, count = bad[0], self.num_classes
-    if self.advice:
-      return f"label value {value} {self.advice}"
-    if self.label_map:
-      return f"label value {value} is not in label_map; add it, as {value}: 255 to ignore it"
-    start = f"label value {value} is outside 0..{count - 1} (the config says C={count}) and not 255"
-    if count == 19 and bad[-1] <= 33:
-      return f"{start}; looks like Cityscapes label ids: use *_labelTrainIds.png or set label_map"
-    if bad == [count] and not (stored == 0).any():
-      return f"{start}; ids seem to start at 1: set label_map to {{1: 0, 2: 1, ...}}"
-    if len(bad) > 16:
-      return (
-        f"{start}, nor are {len(bad) - 1} more values; looks like a grey or colour mask, or one "
-        "that was resized or saved as JPEG: convert it to class ids"
-      )
-    return f"{start}; the class count is too small, or map the value to 255 in label_map"
 
 
 def shrink(image: np.ndarray, label: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:

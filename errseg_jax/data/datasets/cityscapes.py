@@ -6,13 +6,13 @@ import dataclasses
 import pathlib
 
 from errseg_jax.data.datasets.base import (
-  REFUSED,
   Dataset,
   FilePairs,
   existing_root,
   pair_source,
   with_labels,
 )
+from errseg_jax.data.label_values import REFUSED
 from errseg_jax.errors import UserError
 from errseg_jax.structs import IGNORE, DatasetInfo
 

@@ -6,7 +6,6 @@ import dataclasses
 
 from errseg_jax.data.datasets import voc
 from errseg_jax.data.datasets.base import (
-  REFUSED,
   Dataset,
   FilePairs,
   existing_root,
@@ -15,6 +14,7 @@ from errseg_jax.data.datasets.base import (
   voc_palette,
   with_labels,
 )
+from errseg_jax.data.label_values import REFUSED
 from errseg_jax.errors import UserError
 from errseg_jax.structs import DatasetInfo
 

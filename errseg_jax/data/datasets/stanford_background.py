@@ -11,7 +11,6 @@ from collections.abc import Iterable
 import numpy as np
 
 from errseg_jax.data.datasets.base import (
-  REFUSED,
   Dataset,
   FilePairs,
   existing_root,
@@ -20,6 +19,7 @@ from errseg_jax.data.datasets.base import (
   with_labels,
 )
 from errseg_jax.data.label_files import read_grid
+from errseg_jax.data.label_values import REFUSED
 from errseg_jax.errors import UserError
 from errseg_jax.structs import IGNORE, DatasetInfo
 
