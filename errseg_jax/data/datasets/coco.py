@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from errseg_jax.data.datasets import voc
+from errseg_jax.data.datasets import coco_json, voc
 from errseg_jax.data.datasets.base import (
   Dataset,
-  FilePairs,
+  Source,
   existing_root,
   files_by_name,
   pair_source,
@@ -44,6 +44,8 @@ INFOS = {
   "voc": DatasetInfo("coco", voc.INFO.classes, voc.INFO.palette),
 }
 """Class spaces by name: background and the 80 things, or the 21 classes of VOC, other things being background."""
+ANNOTATIONS = ("stuffthingmaps", "panoptic", "instances")
+_LAST_PANOPTIC = 200  # id of the last of panoptic's merged stuff
 PUBLISHED = {"train2017": 118_287, "val2017": 5000}
 _ADVICE = (
   "is no value of the pixel maps (0..181, 255 = unlabelled); take the files of stuffthingmaps_trainval2017"
@@ -52,17 +54,20 @@ _ADVICE = (
 
 @dataclasses.dataclass(frozen=True)
 class COCO(Dataset):
-  """Images {split}/NAME.jpg, labels stuffthingmaps/{split}/NAME.png, as stuffthingmaps_trainval2017.zip has them.
+  """Images {split}/NAME.jpg and one of three kinds of annotation.
 
   Splits: train2017, val2017. Stuff is background.
 
   Attributes:
-    root: the folder of train2017 and stuffthingmaps; empty takes the environment variable COCO.
+    root: the folder of train2017 and of the annotations; empty takes the environment variable COCO.
     classes: "things", background and 80 classes, or "voc", the 21 classes of PASCAL VOC.
+    annotations: "stuffthingmaps", PNGs as stuffthingmaps_trainval2017.zip has them; "panoptic" and "instances", COCO's
+      own in the folder annotations.
   """
 
   root: str = ""
   classes: str = "things"
+  annotations: str = "stuffthingmaps"
 
   @property
   def info(self) -> DatasetInfo:
@@ -73,12 +78,20 @@ class COCO(Dataset):
   def published(self, split: str) -> int:
     return PUBLISHED.get(split, 0)
 
-  def scan(self, split: str) -> tuple[FilePairs, tuple[str, ...]]:
+  def scan(self, split: str) -> tuple[Source, tuple[str, ...]]:
     info = self.info
+    if self.annotations not in ANNOTATIONS:
+      raise UserError(f"data.annotations={self.annotations!r} must be one of {', '.join(ANNOTATIONS)}")
     if split not in PUBLISHED:
       raise UserError(f"coco: no split {split!r}; it must be one of {', '.join(PUBLISHED)}")
     root = existing_root(self.root, variable="COCO")
     layout = f"data.root must hold {split}/*.jpg and stuffthingmaps/{split}/*.png"
+    if self.annotations != "stuffthingmaps":
+      images = files_by_name(root / split, ".jpg", f"data.root must hold {split}/*.jpg and annotations")
+      path = root / "annotations" / f"{self.annotations}_{split}.json"
+      class_of = {value + 1: train_id for value, train_id in label_map(info.classes)}
+      class_of |= dict.fromkeys(range(_LAST + 2, _LAST_PANOPTIC + 1), 0)
+      return coco_json.source(self.annotations, path, images, class_of)
     images = files_by_name(root / split, ".jpg", layout)
     folder = root / "stuffthingmaps" / split
     rows, problems = with_labels(images, files_by_name(folder, ".png", layout), f"{folder}/{{}}.png")
