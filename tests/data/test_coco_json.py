@@ -155,7 +155,7 @@ def test_a_damaged_json_is_one_line(root, content):
 
 
 def test_polygons_hold_the_pixels_whose_centres_they_hold():
-  corner = filled(np.array([0, 0, 4, 0, 0, 4], np.float32), (5, 6))
+  corner = filled(np.array([0, 0, 4.2, 0, 0, 4.2], np.float32), (5, 6))
   np.testing.assert_array_equal(corner[:4].sum(1), [4, 3, 2, 1])
   disc = np.linspace(0, 2 * np.pi, 200, endpoint=False)
   points = np.stack([15 + 8 * np.cos(disc), 10 + 8 * np.sin(disc)], 1)
