@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import cv2
 import numpy as np
 
 from errseg_jax.errors import BadFile
@@ -50,6 +51,8 @@ class LabelValues:
     table[IGNORE - least] = IGNORE
     for value, train_id in pairs:
       table[value - least] = train_id
+    if stored.dtype == np.uint8:  # the usual case, several times faster
+      return cv2.LUT(stored, table[np.arange(256) - least])
     return table[np.clip(stored.astype(np.int32), least, IGNORE + 1) - least]
 
   def _explain(self, bad: list[int], stored: np.ndarray) -> str:
