@@ -1,9 +1,13 @@
-"""Sizes that images are evaluated at."""
+"""Sizes that images are evaluated at, and what a long training holds in memory."""
+
+import os
+import pathlib
 
 import numpy as np
 import pytest
 
-from errseg_jax.data.pipeline import bucket, eval_batches
+from errseg_jax.data.pipeline import bucket, eval_batches, train_batches
+from errseg_jax.data.transforms import TrainTransform
 
 
 @pytest.mark.parametrize(
@@ -44,3 +48,45 @@ def test_batches_hold_each_image_once_at_its_padded_size():
       assert (batch["label"][row, height:] == 255).all()
       assert (batch["label"][row, :, width:] == 255).all()
   assert (batches[1]["label"][1] == 255).all()  # fills the batch up
+
+
+class Endless:
+  """As many small samples as are asked for."""
+
+  def __init__(self, count):
+    self.count = count
+
+  @property
+  def names(self):
+    return range(self.count)
+
+  def __len__(self):
+    return self.count
+
+  def __getitem__(self, index):
+    rng = np.random.default_rng(index)
+    label = rng.integers(0, 3, (40, 40), np.uint8)
+    return {"image": np.repeat(label[..., None] * 80, 3, 2), "label": label, "name": str(index)}
+
+
+def resident():
+  """Bytes of this process in memory."""
+  pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+  return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_over_100_000_samples(capsys):
+  batches = train_batches(
+    [Endless(100_000)],
+    TrainTransform((32, 32)),
+    batch_size=50,
+    seed=0,
+    start=0,
+    stop=2000,
+    threads=2,
+  )
+  sizes = [resident() for step, _ in enumerate(batches) if step % 100 == 0]
+  with capsys.disabled():
+    print(f"\n{sizes[4] / 1e6:.0f} MB after 20,000 samples, {sizes[-1] / 1e6:.0f} MB after 95,000")
+  assert sizes[-1] < sizes[4] + 20e6
