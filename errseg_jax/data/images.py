@@ -77,15 +77,7 @@ def read_label(path: Path) -> np.ndarray:
   Raises:
     UserError: the file is missing, truncated, a colour mask, or has values above 255.
   """
-  return _stored(path, _load(path))
-
-
-def decode_label(content: bytes, name: str) -> np.ndarray:
-  """`read_label` of a file's bytes; `name` stands in messages."""
-  return _stored(name, _load(name, content))
-
-
-def _stored(path: Path, image: Image.Image) -> np.ndarray:
+  image = _load(path)
   if image.mode in _WIDE_MODES:
     return _narrow(path, np.asarray(image))
   if image.mode not in ("1", "L", "P"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import cv2
 import grain
 import jax
 import numpy as np
@@ -41,6 +42,7 @@ def train_batches(
   """
   if start >= stop:
     return iter(())
+  cv2.setNumThreads(1)  # samples are read side by side already: threads within one take a sixth of the speed
   local, own = batch_size // jax.process_count(), slice(jax.process_index(), None, jax.process_count())
   datasets = [
     grain.MapDataset.source(source).seed(seed + k).shuffle().repeat().random_map(transform).batch(local)[own]
