@@ -30,9 +30,10 @@ from errseg_jax.errors import BadFile, UserError
 from errseg_jax.structs import DatasetInfo
 
 SCHEMA = 1
+_CHECKSUM = struct.Struct("<I")  # of all that follows
 _HEADER = struct.Struct(
-  "<IIII?"
-)  # checksum of what follows, lengths of image, label and name, OpenCV reads the same
+  "<III?"
+)  # lengths of image, label and name; whether OpenCV reads the image as Pillow does
 _AGAIN = "write the shards anew with `errseg data convert`"
 MOST_SHARDS = 99_999
 
@@ -42,7 +43,8 @@ def pack(image: bytes, label: bytes, name: str) -> bytes:
   body = image + label + name.encode()
   fast = fast_image(image)
   same = fast is not None and np.array_equal(fast, decode_image(image, name))
-  return _HEADER.pack(zlib.crc32(body), len(image), len(label), len(name.encode()), same) + body
+  rest = _HEADER.pack(len(image), len(label), len(name.encode()), same) + body
+  return _CHECKSUM.pack(zlib.crc32(rest)) + rest
 
 
 def fast_image(content: bytes) -> np.ndarray | None:
@@ -61,12 +63,11 @@ def unpack(record: bytes, where: str) -> Sample:
   Raises:
     UserError: it is damaged.
   """
-  if len(record) < _HEADER.size:
-    raise BadFile("undecodable", f"{where}: the record is cut short; {_AGAIN}")
-  checksum, *lengths, same = _HEADER.unpack_from(record)
-  body = record[_HEADER.size :]
-  if sum(lengths) != len(body) or zlib.crc32(body) != checksum:
-    raise BadFile("undecodable", f"{where}: the record is damaged; {_AGAIN}")
+  rest = record[_CHECKSUM.size :]
+  if len(rest) < _HEADER.size or zlib.crc32(rest) != _CHECKSUM.unpack_from(record)[0]:
+    raise BadFile("undecodable", f"{where}: the record is damaged or cut short; {_AGAIN}")
+  *lengths, same = _HEADER.unpack_from(rest)
+  body = rest[_HEADER.size :]
   first, second = lengths[0], lengths[0] + lengths[1]
   name = body[second:].decode(errors="replace")
   image = fast_image(body[:first]) if same else decode_image(body[:first], where)
