@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from errseg_jax.data.datasets.camvid_original import COLOURS, read_colours
+from errseg_jax.data.datasets.listing import read_list
 from errseg_jax.data.images import image_size, read_image, read_label
 from errseg_jax.data.label_files import read_grid
 from errseg_jax.errors import UserError
@@ -101,3 +102,21 @@ def test_a_few_bytes_do_not_unpack_to_all_memory(tmp_path, read):
   path.write_bytes(content + chunk(b"IEND", b""))
   with pytest.raises(UserError, match=r"bomb\.png: cannot be decoded"):
     read(path)
+
+
+def test_a_damaged_list_is_told_line_by_line(tmp_path):
+  content = "".join(f"images/{k}.jpg labels/{k}.png\n" for k in range(20)).encode()
+  (tmp_path / "images").mkdir()
+  (tmp_path / "labels").mkdir()
+  for k in range(20):
+    (tmp_path / f"images/{k}.jpg").touch()
+    (tmp_path / f"labels/{k}.png").touch()
+  rng = np.random.default_rng(0)
+  for _ in range(ROUNDS):
+    (tmp_path / "train.txt").write_bytes(damaged(content, rng))
+    try:
+      rows, problems = read_list(tmp_path / "train.txt", tmp_path.joinpath)
+    except UserError as error:
+      problems, rows = (str(error),), []
+    assert len(rows) <= 20 + 3
+    assert all(str(tmp_path) in line and "\n" not in line for line in problems)

@@ -29,7 +29,7 @@ def read_list(
   if not path.is_file():
     raise UserError(f"{path}: no such list file; check data.root and the split's name")
   rows, problems = [], []
-  for number, line in enumerate(path.read_text().splitlines(), start=1):
+  for number, line in enumerate(path.read_text("utf-8-sig", errors="replace").splitlines(), start=1):
     if not line.strip():
       continue
     entries = _entries(line)
