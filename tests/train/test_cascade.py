@@ -193,8 +193,8 @@ def test_a_threshold_of_the_call_is_told_with_the_scores(run, tmp_path):
 
 
 def test_early_exit_is_benched(run, capsys, monkeypatch, tmp_path):
+  from errseg_jax.bench import command, rounds
   from errseg_jax.bench import early_exit as module
-  from errseg_jax.bench import rounds
 
   monkeypatch.setattr(module, "THRESHOLDS", (0.2, 0.9))
   monkeypatch.setattr(rounds, "ROUNDS", 2)
@@ -207,7 +207,7 @@ def test_early_exit_is_benched(run, capsys, monkeypatch, tmp_path):
   assert tiles == sorted(tiles, reverse=True)
   assert found["rows"][0]["saved"] == 0
   assert all(row["ms"] > 0 and 0 <= row["mIoU"] <= 100 for row in found["rows"])
-  monkeypatch.setattr(module, "early_exit", lambda *args: found)
+  monkeypatch.setitem(command.OF_RUN, "early_exit", command.Bench(lambda *args: found, module.table))
   assert main(["bench", "--what=early_exit", f"--workdir={workdir}"]) == 0
   assert "threshold" in capsys.readouterr().out
   assert "<svg" in (workdir / "early_exit.svg").read_text()
