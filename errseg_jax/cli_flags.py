@@ -55,4 +55,4 @@ FLAG_HELP = {
   "--json": "print one JSON object in place of a table",
 }
 SWITCHES = ("--json", "--confidnet", "--oracle")
-FLAG_DEFAULTS = {"--seeds": "3", "--shards": "16", "--top": "100", "--to": "array_record"}
+FLAG_DEFAULTS = {"--seeds": "3", "--shards": "16", "--top": "100"}

@@ -116,5 +116,7 @@ def test_nothing_is_overwritten_and_flags_are_checked(case, capsys):
   assert "known: cityscapes, ade20k, voc" in capsys.readouterr().err
   assert main(["submit", f"--to={name}"]) == 2
   assert "--predictions is needed" in capsys.readouterr().err
+  assert main(["submit", f"--predictions={folder}"]) == 2
+  assert "--to is needed" in capsys.readouterr().err
   assert run(name, folder, "--labels=all", f"--out={folder / 'x.zip'}") == 2
   assert run(name, folder, f"--out={folder / 'x.tar'}") == 2
