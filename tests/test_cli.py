@@ -1,3 +1,4 @@
+import json
 import pathlib
 import shutil
 import subprocess
@@ -242,6 +243,15 @@ def test_a_folder_that_is_no_run_is_refused(refused, tmp_path, command):
   words = [command, f"--workdir={tmp_path}"] + [str(tmp_path / "image.png")] * (command == "predict")
   refused(words, "config.json", "not the workdir of a run")
   assert snapshot(tmp_path) == {"image.png": b""}
+
+
+def test_the_run_of_another_version_is_refused(refused, trained, tmp_path):
+  shutil.copytree(trained, tmp_path / "run")
+  path = tmp_path / "run" / "config.json"
+  config = json.loads(path.read_text())
+  del config["loader"]["shards"], config["transform"]["cutout"]
+  path.write_text(json.dumps(config))
+  refused(["evaluate", f"--workdir={tmp_path / 'run'}"], "no loader.shards, transform.cutout", "another version")
 
 
 def test_an_unfinished_run_is_not_evaluated(refused, trained, tmp_path):
