@@ -251,7 +251,9 @@ def test_the_run_of_another_version_is_refused(refused, trained, tmp_path):
   config = json.loads(path.read_text())
   del config["loader"]["shards"], config["transform"]["cutout"]
   path.write_text(json.dumps(config))
-  refused(["evaluate", f"--workdir={tmp_path / 'run'}"], "no loader.shards, transform.cutout", "another version")
+  refused(
+    ["evaluate", f"--workdir={tmp_path / 'run'}"], "no loader.shards, transform.cutout", "another version"
+  )
 
 
 def test_an_unfinished_run_is_not_evaluated(refused, trained, tmp_path):

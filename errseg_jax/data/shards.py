@@ -31,7 +31,7 @@ from errseg_jax.structs import DatasetInfo
 
 SCHEMA = 1
 _CHECKSUM = struct.Struct("<I")  # of all that follows
-_HEADER = struct.Struct("<III?")  # lengths of image, label and name; OpenCV reads the image as Pillow does
+_HEADER = struct.Struct("<III?")  # lengths of image, label, name; whether OpenCV reads the image as Pillow
 _AGAIN = "write the shards anew with `errseg data convert`"
 MOST_SHARDS = 99_999
 

@@ -16,7 +16,7 @@ from errseg_jax.errors import UserError
 OPTIONAL = {"platform": str, "num_devices": int, "error_loss.w3": float, "crf.alpha": float, "crf.lam": float}
 FREE = ("platform", "num_devices", "loader.threads", "loader.shards", "data.root")
 """Keys that may change between runs of one workdir: they change no result, or name a place."""
-ALWAYS = ("splits", "transform", "loader", "views", "crf", "tiles", "early_exit", "sparse", "groups", "train", "choose")
+ALWAYS = {*"splits transform loader views crf tiles early_exit sparse groups train choose".split()}
 """Sections that have every key of the default config, whatever network and branches a run has."""
 
 
@@ -52,7 +52,9 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
       raise UserError(f"{path} has no section {sections[0]!r}: it is of another version, train again")
     if section.get(last) is None:
       section[last] = placeholder(kind)
-  missing = sorted(k for k in flat(default_config()).keys() - flat(config).keys() if k.split(".")[0] in ALWAYS)
+  missing = sorted(
+    k for k in flat(default_config()).keys() - flat(config).keys() if k.split(".")[0] in ALWAYS
+  )
   if missing:
     raise UserError(f"{path} has no {', '.join(missing[:4])}: it is of another version, train again")
   return config
