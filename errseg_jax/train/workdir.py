@@ -16,7 +16,7 @@ from errseg_jax.errors import UserError
 OPTIONAL = {"platform": str, "num_devices": int, "error_loss.w3": float, "crf.alpha": float, "crf.lam": float}
 FREE = ("platform", "num_devices", "loader.threads", "loader.shards", "data.root")
 """Keys that may change between runs of one workdir: they change no result, or name a place."""
-ALWAYS = {
+ALWAYS = ("splits", "transform", "loader", "views", "tiles", "sparse", "groups", "train", "choose")
   *[
     "splits",
     "transform",
