@@ -17,20 +17,6 @@ OPTIONAL = {"platform": str, "num_devices": int, "error_loss.w3": float, "crf.al
 FREE = ("platform", "num_devices", "loader.threads", "loader.shards", "data.root")
 """Keys that may change between runs of one workdir: they change no result, or name a place."""
 ALWAYS = ("splits", "transform", "loader", "views", "tiles", "sparse", "groups", "train", "choose")
-  *[
-    "splits",
-    "transform",
-    "loader",
-    "views",
-    "crf",
-    "tiles",
-    "early_exit",
-    "sparse",
-    "groups",
-    "train",
-    "choose",
-  ]
-}
 """Sections that have every key of the default config, whatever network and branches a run has."""
 
 
