@@ -353,7 +353,7 @@ def find_command(words: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Entry point: status 0 on success, 2 on a user's mistake (one line on stderr), 1 otherwise."""
+  """Entry point: status 0 on success, 2 on a user's mistake or a file's (one line on stderr), 1 otherwise."""
   words = list(sys.argv[1:] if argv is None else argv)
   if not words or words[0] in ("-h", "--help", "help"):
     print(usage())
@@ -363,6 +363,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return COMMANDS[name](parse(name, rest))
   except UserError as error:
     print(f"errseg: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+  except OSError as error:  # a folder that is a file, no right to write, a full disk
+    if error.filename is None or error.strerror is None:
+      raise
+    print(f"errseg: {error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     return 130

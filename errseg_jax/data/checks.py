@@ -10,7 +10,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from errseg_jax.data.datasets.base import Dataset
+from errseg_jax.data.datasets.base import Dataset, Source, repeats
 from errseg_jax.data.faults import Finding
 from errseg_jax.data.survey import Facts, Fingerprint, survey
 from errseg_jax.errors import UserError
@@ -84,7 +84,11 @@ class CheckReport:
 
 
 def check_split(
-  dataset: Dataset, split: str, progress: Callable[[int, int], None] | None = None, threads: int = 1
+  dataset: Dataset,
+  split: str,
+  progress: Callable[[int, int], None] | None = None,
+  threads: int = 1,
+  scanned: tuple[Source, tuple[str, ...]] | None = None,
 ) -> CheckReport:
   """Reads every sample and counts; goes on after a bad one.
 
@@ -93,13 +97,16 @@ def check_split(
     split: the split's name.
     progress: called with (samples done, samples) after each.
     threads: that read.
+    scanned: what `dataset.scan` gave; None scans.
 
   Raises:
     UserError: there is no such split, or the config of the data set is wrong.
   """
   info = dataset.info
-  source, problems = dataset.scan(split)
-  tally = _Tally(split, info.num_classes, [Finding("unpaired", split, line) for line in problems])
+  source, problems = scanned or dataset.scan(split)
+  findings = [Finding("unpaired", split, line) for line in problems]
+  findings += [Finding("repeated", split, line) for line in repeats(source, split)]
+  tally = _Tally(split, info.num_classes, findings)
   for done, found in enumerate(survey(source, info.num_classes, threads), start=1):
     if isinstance(found, UserError):
       tally.findings.append(Finding(getattr(found, "kind", "undecodable"), split, str(found)))

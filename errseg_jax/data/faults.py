@@ -45,6 +45,9 @@ FAULTS = {
   "unpaired": Fault(
     "image without a label, or the other way round", "add the other file, or remove this one", True
   ),
+  "repeated": Fault(
+    "several samples of one name", "take an image out of the list that is there twice, or rename it", True
+  ),
   "undecodable": Fault("cannot be decoded", "take the file anew from its source", True),
   "size": Fault(
     "label of another size than its image", "resize it by nearest neighbour, or mend the pairing", True
@@ -57,6 +60,7 @@ FAULTS = {
   ),
   "deep_image": Fault("image of more than 8 bits a channel", "convert it to 8-bit RGB", True),
   "label_value": Fault("label value that is no class", f"{MAPPED}, or --config.data.num_classes=C", True),
+  "splits": Fault("splits that cannot train", "--config.splits.choose=SPLIT and its like", True),
   "incomplete": Fault(
     "fewer or more images than were published", "look for what is missing in the archive", False
   ),

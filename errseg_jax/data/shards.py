@@ -1,39 +1,31 @@
 """Samples in ArrayRecord shards: few large files in place of many small ones, in the same order, with checksums.
 
 A folder of shards holds, for each split, files SPLIT-00000-of-00016.array_record and so on, and SPLIT.json, written
-last: names, classes, records and hash of each file. A record is a header, the image file, the label as PNG of train
-ids, and the name.
+last: the settings of the data set, classes, names, and of each file its records, bytes and hashes. A record is a
+header, the image file, the label as PNG of train ids, and the name. `shard_writer` writes them.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
-import hashlib
-import io
 import json
-import os
 import pathlib
 import struct
 import zlib
-from collections.abc import Callable
 from typing import Any
 
 import cv2
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
-from PIL import Image
 
 from errseg_jax.data.datasets.base import Dataset, Sample, Source
 from errseg_jax.data.images import decode_image
 from errseg_jax.errors import BadFile, UserError
 from errseg_jax.structs import DatasetInfo
 
-SCHEMA = 1
+SCHEMA = 2
+AGAIN = "write the shards anew with `errseg data convert`"
 _CHECKSUM = struct.Struct("<I")  # of all that follows
 _HEADER = struct.Struct("<III?")  # lengths of image, label, name; whether OpenCV reads the image as Pillow
-_AGAIN = "write the shards anew with `errseg data convert`"
-MOST_SHARDS = 99_999
 
 
 def pack(image: bytes, label: bytes, name: str) -> bytes:
@@ -63,7 +55,7 @@ def unpack(record: bytes, where: str) -> Sample:
   """
   rest = record[_CHECKSUM.size :]
   if len(rest) < _HEADER.size or zlib.crc32(rest) != _CHECKSUM.unpack_from(record)[0]:
-    raise BadFile("undecodable", f"{where}: the record is damaged or cut short; {_AGAIN}")
+    raise BadFile("undecodable", f"{where}: the record is damaged or cut short; {AGAIN}")
   *lengths, same = _HEADER.unpack_from(rest)
   body = rest[_HEADER.size :]
   first, second = lengths[0], lengths[0] + lengths[1]
@@ -71,153 +63,10 @@ def unpack(record: bytes, where: str) -> Sample:
   image = fast_image(body[:first]) if same else decode_image(body[:first], where)
   label = cv2.imdecode(np.frombuffer(body[first:second], np.uint8), cv2.IMREAD_UNCHANGED)
   if image is None or label is None or label.ndim != 2:
-    raise BadFile("undecodable", f"{where}: the record holds no image or no label; {_AGAIN}")
+    raise BadFile("undecodable", f"{where}: the record holds no image or no label; {AGAIN}")
   if image.shape[:2] != label.shape:
-    raise BadFile("size", f"{where}: {name}: image and label differ in size; {_AGAIN}")
+    raise BadFile("size", f"{where}: {name}: image and label differ in size; {AGAIN}")
   return {"image": image, "label": label, "name": name}
-
-
-def record_of(source: Source, index: int) -> bytes:
-  """Sample `index` as a record.
-
-  Raises:
-    UserError: the sample cannot be used.
-  """
-  return pack(*encoded(source, index))
-
-
-def encoded(source: Source, index: int) -> tuple[bytes, bytes, str]:
-  """(image, label as PNG, name): the image as its file has it where that decodes to the sample's, else as PNG.
-
-  Raises:
-    UserError: the sample cannot be used.
-  """
-  sample = source[index]
-  return _image_bytes(source, index, sample["image"]), _png(sample["label"]), sample["name"]
-
-
-def _image_bytes(source: Source, index: int, image: np.ndarray) -> bytes:
-  paths = getattr(source, "images", None)
-  if paths is not None:
-    content = pathlib.Path(paths[index]).read_bytes()
-    if np.array_equal(decode_image(content, paths[index]), image):
-      return content
-  return _png(image)
-
-
-def _png(array: np.ndarray) -> bytes:
-  buffer = io.BytesIO()
-  Image.fromarray(array).save(buffer, format="PNG", compress_level=1)
-  return buffer.getvalue()
-
-
-def write_split(
-  dataset: Dataset,
-  split: str,
-  out: pathlib.Path,
-  shards: int,
-  workers: int,
-  progress: Callable[[int], None] = lambda done: None,
-) -> pathlib.Path:
-  """Writes the shards of a split; finished ones of an earlier call of the same are kept.
-
-  Args:
-    dataset: the data set.
-    split: the split's name.
-    out: folder of the shards; made where there is none.
-    shards: number of files; a sample more or less in each.
-    workers: threads, each at a shard of its own.
-    progress: called with the number of samples written.
-
-  Returns:
-    The split's index file.
-
-  Raises:
-    UserError: a sample cannot be used, the numbers make no sense, or the folder holds shards of another number.
-  """
-  source = dataset.source(split)
-  if not 1 <= shards <= min(len(source), MOST_SHARDS):
-    raise UserError(
-      f"--shards={shards} must be 1 to {min(len(source), MOST_SHARDS)}, the samples of {split!r}"
-    )
-  if workers < 1:
-    raise UserError(f"--workers={workers} must be at least 1")
-  index = out / f"{split}.json"
-  content = {"schema": SCHEMA, "classes": list(dataset.info.classes), "names": list(source.names)}
-  if index.exists() and len(read_index(index)["shards"]) != shards:
-    raise UserError(f"{index}: is of another number of shards; give --shards as before, or another --out")
-  out.mkdir(parents=True, exist_ok=True)
-  bounds = [len(source) * k // shards for k in range(shards + 1)]
-  key = hashlib.blake2b(json.dumps([content, repr(source)]).encode(), digest_size=16).hexdigest()
-  done = 0
-
-  def write(k: int) -> dict[str, Any]:
-    path = out / f"{split}-{k:05}-of-{shards:05}.array_record"
-    return write_shard(source, range(bounds[k], bounds[k + 1]), path, key)
-
-  with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-    entries = []
-    for entry in pool.map(write, range(shards)):
-      entries.append(entry)
-      done += entry["records"]
-      progress(done)
-  _write_text(index, json.dumps({**content, "shards": entries}, indent=1))
-  for entry in entries:
-    _note(out / entry["file"]).unlink(missing_ok=True)
-  return index
-
-
-def write_shard(source: Source, indices: range, path: pathlib.Path, key: str) -> dict[str, Any]:
-  """Writes one shard, unless it is there: {"file", "records", "bytes", "blake2b"}.
-
-  A shard that is written under another name first, and noted when it is finished: a killed call leaves no half of one.
-
-  Args:
-    source: of the samples.
-    indices: of the shard.
-    path: of the shard.
-    key: of what is written; a finished shard of another is written anew.
-
-  Raises:
-    UserError: a sample cannot be used.
-  """
-  note = _note(path)
-  if note.exists() and path.exists():
-    found = json.loads(note.read_text())
-    if found["key"] == key and found["entry"]["blake2b"] == file_hash(path):
-      return found["entry"]
-  part = path.with_name(f".{path.name}.part")
-  writer = ArrayRecordWriter(str(part), "group_size:1")
-  try:
-    for index in indices:
-      writer.write(record_of(source, index))
-  finally:
-    writer.close()
-  os.replace(part, path)
-  entry = {
-    "file": path.name,
-    "records": len(indices),
-    "bytes": path.stat().st_size,
-    "blake2b": file_hash(path),
-  }
-  _write_text(note, json.dumps({"key": key, "entry": entry}))
-  return entry
-
-
-def _note(path: pathlib.Path) -> pathlib.Path:
-  return path.with_name(f".{path.name}.json")
-
-
-def _write_text(path: pathlib.Path, text: str) -> None:
-  part = path.with_name(f".{path.name}.part")
-  part.write_text(text)
-  os.replace(part, path)
-
-
-def file_hash(path: pathlib.Path) -> str:
-  """Of a file's bytes, hexadecimal."""
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def read_index(path: pathlib.Path) -> dict[str, Any]:
@@ -228,23 +77,42 @@ def read_index(path: pathlib.Path) -> dict[str, Any]:
   """
   try:
     found = json.loads(path.read_text())
-    names, classes, shards = found["names"], found["classes"], found["shards"]
-    right = all(isinstance(name, str) for name in (*names, *classes)) and all(
-      isinstance(shard["file"], str) and "/" not in shard["file"] and shard["records"] > 0 for shard in shards
-    )
+    schema = found["schema"]
   except FileNotFoundError:
     raise UserError(
       f"{path}: no such file; config.loader.shards must be a folder that `errseg data convert` wrote this split to"
     ) from None
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise UserError(f"{path}: is damaged ({' '.join(str(error).split())}); {_AGAIN}") from None
-  if found.get("schema") != SCHEMA:
-    raise UserError(
-      f"{path}: is of schema {found.get('schema')!r}, and this version reads {SCHEMA}; {_AGAIN}"
-    )
-  if not right or sum(shard["records"] for shard in shards) != len(names):
-    raise UserError(f"{path}: names and shards do not agree; {_AGAIN}")
+  except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+    raise UserError(f"{path}: is damaged ({' '.join(str(error).split())}); {AGAIN}") from None
+  if schema != SCHEMA:
+    raise UserError(f"{path}: is of schema {schema!r}, and this version reads {SCHEMA}; {AGAIN}")
+  try:
+    right = _agree(found)
+  except (LookupError, TypeError, AttributeError) as error:
+    raise UserError(f"{path}: is damaged ({type(error).__name__}: {error}); {AGAIN}") from None
+  if not right:
+    raise UserError(f"{path}: names and shards do not agree; {AGAIN}")
   return found
+
+
+def _agree(found: dict[str, Any]) -> bool:
+  """Whether an index holds what it should, and its shards as many records as there are names."""
+  texts = (*found["names"], *found["classes"], *found["data"])
+  shards = found["shards"]
+  return (
+    all(isinstance(text, str) for text in texts)
+    and all(isinstance(shard["file"], str) and "/" not in shard["file"] for shard in shards)
+    and all(
+      isinstance(shard[key], int) and shard[key] > 0 for shard in shards for key in ("records", "bytes")
+    )
+    and sum(shard["records"] for shard in shards) == len(found["names"])
+  )
+
+
+def differing(held: dict[str, Any], wanted: dict[str, Any]) -> str:
+  """Where the settings that samples were made with are not the config's: "" where they are."""
+  keys = [key for key in sorted({*held, *wanted}) if held.get(key) != wanted.get(key)]
+  return ", ".join(f"data.{key}={held.get(key)!r} (here {wanted.get(key)!r})" for key in keys[:3])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,7 +138,7 @@ class ShardSource:
       record = self.records[index]
     except (IndexError, ValueError, RuntimeError, OSError) as error:
       reason = " ".join(str(error).split())[:200]
-      raise BadFile("undecodable", f"{where}: cannot be read ({reason}); {_AGAIN}") from None
+      raise BadFile("undecodable", f"{where}: cannot be read ({reason}); {AGAIN}") from None
     return unpack(record, where)
 
 
@@ -299,11 +167,13 @@ class Sharded(Dataset):
     index = self.root / f"{split}.json"
     found = read_index(index)
     if found["classes"] != list(self.info.classes):
-      raise UserError(f"{index}: holds other classes than config.data says; {_AGAIN}")
+      raise UserError(f"{index}: holds other classes than config.data says; {AGAIN}")
+    if other := differing(found["data"], self.inner.settings()):
+      raise UserError(f"{index}: holds samples of {other}; {AGAIN}, or set config.data as it was then")
     paths = [self.root / shard["file"] for shard in found["shards"]]
     for path, shard in zip(paths, found["shards"], strict=True):
       if not path.is_file() or path.stat().st_size != shard["bytes"]:
-        raise UserError(f"{path}: is missing or cut short; {_AGAIN}")
+        raise UserError(f"{path}: is missing or cut short; {AGAIN}")
     texts = tuple(map(str, paths))
     try:
       records = grain.sources.ArrayRecordDataSource(list(texts))
@@ -311,8 +181,8 @@ class Sharded(Dataset):
     except (ValueError, RuntimeError, OSError) as error:
       reason = " ".join(str(error).split())[:200]
       raise BadFile(
-        "undecodable", f"{self.root}: a shard of {split} is damaged ({reason}); {_AGAIN}"
+        "undecodable", f"{self.root}: a shard of {split} is damaged ({reason}); {AGAIN}"
       ) from None
     if count != len(found["names"]):
-      raise UserError(f"{index}: names {len(found['names'])} samples, and its shards hold {count}; {_AGAIN}")
+      raise UserError(f"{index}: names {len(found['names'])} samples, and its shards hold {count}; {AGAIN}")
     return ShardSource(texts, tuple(found["names"]), records), ()

@@ -106,6 +106,11 @@ class Splits:
   strength: float = 1.0
 
   @property
+  def named(self) -> tuple[str, ...]:
+    """The data set's splits that have a part in training or its scores."""
+    return tuple(dict.fromkeys(name for name in (self.train, self.choose, self.val) if name))
+
+  @property
   def both_ways(self) -> bool:
     """The reported split is the only unseen one: each half of it is chosen for on the other half."""
     return self.choose == self.val

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from errseg_jax.errors import UserError
+from errseg_jax.errors import BadFile, UserError
 from errseg_jax.structs import IGNORE
 
 AHEAD = 4  # samples that wait for each thread
@@ -78,6 +78,13 @@ def survey(source: Any, num_classes: int, threads: int) -> Iterator[Facts | User
       return facts(source, index, num_classes)
     except UserError as error:
       return error
+    except (
+      Exception
+    ) as error:  # of a file that no reader knows to tell: what else was found is not lost for it
+      path, reason = getattr(source, "images", source.names)[index], " ".join(str(error).split())
+      return BadFile(
+        "undecodable", f"{path}: cannot be read ({type(error).__name__}: {reason}); take it anew"
+      )
 
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     indices, waiting = iter(range(len(source))), collections.deque()  # type: ignore[var-annotated]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from errseg_jax.data.datasets.base import Dataset
-from errseg_jax.data.shards import encoded
+from errseg_jax.data.shard_writer import encoded
 from errseg_jax.errors import UserError
 
 VERSION = "1.0.0"
@@ -39,10 +39,9 @@ def prepare(dataset: Dataset, splits: Sequence[str], out: pathlib.Path) -> pathl
     """The samples of `sources`."""
 
     name = info.name
-    VERSION = tfds.core.Version("1.0.0")
-    url_infos: ClassVar[
-      dict[str, Any]
-    ] = {}  # nothing is downloaded; the search for such a list wants a package more
+    VERSION = tfds.core.Version(VERSION)
+    # Nothing is downloaded; the search for such a list wants a package more.
+    url_infos: ClassVar[dict[str, Any]] = {}
 
     def _info(self) -> Any:
       return tfds.core.DatasetInfo(
@@ -66,7 +65,7 @@ def prepare(dataset: Dataset, splits: Sequence[str], out: pathlib.Path) -> pathl
     def _generate_examples(self, split: str) -> Any:
       source = sources[split]
       for index, name in enumerate(source.names):
-        image, label = (io.BytesIO(content) for content in encoded(source, index)[:2])
+        image, label = (io.BytesIO(content) for content in encoded(source, index, everywhere=True)[:2])
         yield index, {"image": image, "label": label, "name": name}
 
   Builder(data_dir=str(out), file_format="array_record").download_and_prepare()

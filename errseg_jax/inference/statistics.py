@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 
 from errseg_jax.inference.choice import fused_probabilities, rebalanced
 from errseg_jax.inference.smoothing import smoothed
+from errseg_jax.kernels import fused_counts
 from errseg_jax.losses import error_target
 from errseg_jax.metrics.calibration import calibrated
 from errseg_jax.metrics.errors import baseline_logits, error_histogram, hard_histogram, mask_counts
@@ -19,7 +21,7 @@ from errseg_jax.metrics.presence import presence_histogram, present_classes
 from errseg_jax.metrics.segmentation import boundary_counts, boundary_radius, confusion_matrix
 from errseg_jax.metrics.temperature import nll_slopes
 from errseg_jax.models.crf import GuidanceCRF
-from errseg_jax.models.error_aware import ErrorAware, infer
+from errseg_jax.models.error_aware import ErrorAware, infer, infer_coarse
 from errseg_jax.models.error_branch import disbelief_logit, unweighted
 from errseg_jax.models.fusion import gate_features
 from errseg_jax.pixel_losses import pixel_cross_entropy
@@ -116,21 +118,11 @@ def fit_counts(outputs: Outputs, label: jax.Array, detail_weights: tuple[float, 
   return counts
 
 
-def make_counter(
-  model: ErrorAware,
-  *,
-  wanted: Sequence[str],
-  fusions: Sequence[str] = (),
-  thresholds: Sequence[float] = (),
-  fusion: str = "",
-  rho: float = 0.95,
-  fits: bool = False,
-  oracle: bool = False,
-  crf: GuidanceCRF | None = None,
-) -> Callable[[Any, Batch, dict], Counts]:
-  """A jitted (variables, batch, choice arrays) -> counts.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Counter:
+  """What of a batch is counted.
 
-  Args:
+  Attributes:
     model: the network.
     wanted: branches to run.
     fusions: candidates whose confusion is counted.
@@ -142,40 +134,77 @@ def make_counter(
     crf: with `fusion`, count labels after it, and the share that each of its iterations changes.
   """
 
-  @jax.jit
-  def count(variables, batch: Batch, choice):
-    outputs = infer(model, variables, batch.image, wanted)
-    label = batch.label
-    counts = error_counts(outputs, label, choice, model.detail_weights, rho)
-    if fits:
-      counts |= fit_counts(outputs, label, model.detail_weights)
-    outputs = rebalanced(outputs, model.detail_weights, choice)
-    counts |= label_counts(outputs, label, fusions, choice)
-    if thresholds and outputs.error is not None and outputs.detail is not None:
-      counts["by_threshold"] = threshold_counts(outputs, label, thresholds, choice)
-    if fusion:
-      scores = fused_probabilities(outputs, fusion, choice)
-      fused, num_classes = scores.argmax(-1), scores.shape[-1]
-      radius, maps = (
-        boundary_radius(*label.shape[1:]),
-        {"semantic": outputs.semantic.argmax(-1), "fused": fused},
-      )
-      if crf is not None:
-        scores, changed = smoothed(crf, variables.get("tuned", {}), batch.image, scores, outputs)
-        maps["crf"] = scores.argmax(-1)
-        counts["crf/changed"], counts["crf/images"] = changed * len(label), jnp.asarray(len(label))
-      if oracle:
-        present = present_classes(label, num_classes)[:, None, None]
-        maps["oracle"] = jnp.where(present, scores, -jnp.inf).argmax(-1)
-      for name, labels in maps.items():
-        counts[f"boundary/{name}"] = boundary_counts(label, labels, num_classes, radius)
-        counts[f"confusion/{name}"] = confusion_matrix(label, labels, num_classes)
-      counts |= image_counts(outputs, label, fused, choice)
+  model: ErrorAware
+  wanted: Sequence[str]
+  fusions: Sequence[str] = ()
+  thresholds: Sequence[float] = ()
+  fusion: str = ""
+  rho: float = 0.95
+  fits: bool = False
+  oracle: bool = False
+  crf: GuidanceCRF | None = None
+
+  def count(self, variables: Any, batch: Batch, choice: dict) -> Counts:
+    """Counts of a batch; `choice`: arrays of an `inference.choice.Choice`."""
+    outputs, label = infer_coarse(self.model, variables, batch.image, self.wanted), batch.label
+    num_classes = outputs.semantic.shape[-1]
+    present = present_classes(label, num_classes) if self.oracle else None
+
+    def rows(outputs, label, smooth=None):
+      return self.count_rows(outputs, label, choice, present, smooth)
+
+    if self.crf is None:
+      counts, maps = fused_counts(outputs, label, rows) or rows(outputs, label)
+    else:  # it passes messages between all rows
+      smooth = functools.partial(smoothed, self.crf, variables.get("tuned", {}), batch.image)
+      counts, maps = rows(outputs, label, smooth)
+    radius = boundary_radius(*label.shape[1:])
+    for name, labels in maps.items():
+      counts[f"boundary/{name}"] = boundary_counts(label, labels, num_classes, radius)
+      counts[f"confusion/{name}"] = confusion_matrix(label, labels, num_classes)
     if outputs.presence is not None:
       counts["presence"] = presence_histogram(outputs.presence, label)
     return counts
 
-  return count
+  def count_rows(
+    self, outputs: Outputs, label: jax.Array, choice: dict, present: Any, smooth: Callable | None
+  ) -> tuple[Counts, dict[str, jax.Array]]:
+    """Counts and label maps of images, or of some rows of them.
+
+    Args:
+      outputs: of a forward pass.
+      label: uint8 [B, H, W].
+      choice: arrays of a Choice.
+      present: bool [B, C], classes of each image, for `oracle`.
+      smooth: `smoothed` of (P_f, outputs), of whole images; None: labels are not smoothed.
+    """
+    weights = self.model.detail_weights
+    counts = error_counts(outputs, label, choice, weights, self.rho)
+    if self.fits:
+      counts |= fit_counts(outputs, label, weights)
+    outputs = rebalanced(outputs, weights, choice)
+    counts |= label_counts(outputs, label, self.fusions, choice)
+    if self.thresholds and outputs.error is not None and outputs.detail is not None:
+      counts["by_threshold"] = threshold_counts(outputs, label, self.thresholds, choice)
+    if not self.fusion:
+      return counts, {}
+    scores = fused_probabilities(outputs, self.fusion, choice)
+    maps = {"semantic": outputs.semantic.argmax(-1), "fused": scores.argmax(-1)}
+    counts |= image_counts(outputs, label, maps["fused"], choice)
+    if smooth is not None:
+      scores, changed = smooth(scores, outputs)
+      maps["crf"] = scores.argmax(-1)
+      counts["crf/changed"], counts["crf/images"] = changed * len(label), jnp.asarray(len(label))
+    if self.oracle:
+      maps["oracle"] = jnp.where(present[:, None, None], scores, -jnp.inf).argmax(-1)
+    return counts, {name: x.astype(jnp.uint8) for name, x in maps.items()}
+
+
+def make_counter(
+  model: ErrorAware, *, wanted: Sequence[str], **options: Any
+) -> Callable[[Any, Batch, dict], Counts]:
+  """A jitted (variables, batch, choice arrays) -> counts; arguments as of `Counter`."""
+  return jax.jit(Counter(model, wanted, **options).count)
 
 
 def make_sampler(model: ErrorAware, every: int) -> Callable[[Any, Batch, dict], Counts]:

@@ -5,7 +5,7 @@ from full-size logits; `banded` in plain jnp, for any device and size; and Palla
 chooses.
 """
 
-from errseg_jax.kernels.dispatch import CHOICES, fused_labels, fused_sums
+from errseg_jax.kernels.dispatch import CHOICES, fused_counts, fused_labels, fused_sums
 from errseg_jax.kernels.terms import DetailTerms, Labels, Sums, Terms
 
-__all__ = ["CHOICES", "DetailTerms", "Labels", "Sums", "Terms", "fused_labels", "fused_sums"]
+__all__ = ["CHOICES", "DetailTerms", "Labels", "Sums", "Terms", "fused_counts", "fused_labels", "fused_sums"]

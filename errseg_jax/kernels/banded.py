@@ -6,6 +6,7 @@ Any sizes and both grids fit. The gradient is automatic, each band computed once
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 from errseg_jax.kernels.blocks import Blocks, cut, cut_pixels, join_pixels, spread
 from errseg_jax.kernels.terms import DetailTerms, Labels, Sums, Terms
 from errseg_jax.metrics.calibration import calibrated
-from errseg_jax.structs import IGNORE, Coarse
+from errseg_jax.structs import IGNORE, Coarse, Outputs
 
 COLUMNS = 64  # of a block
 BAND = 2**15  # pixels of a band, of all images: 2.5 MB at 19 classes, what a CPU's caches hold
@@ -269,6 +270,57 @@ def banded_labels(
     return Labels(fused_labels, semantic_labels, detail_labels, error.astype(jnp.float32), confidence)
 
   return jax.tree.map(bands.join, jax.lax.map(band, bands.maps))
+
+
+def counted(
+  outputs: Outputs, label: jax.Array, count: Callable[[Outputs, jax.Array], tuple[Any, Any]]
+) -> tuple[Any, Any]:
+  """`count` of a forward pass, of one band at a time.
+
+  Args:
+    outputs: with `coarse`.
+    label: uint8 [B, H, W].
+    count: (outputs of some rows, their labels; `IGNORE` where a band goes beyond the image) -> (arrays that are added
+      up over the bands, maps [B, rows, columns] of them).
+
+  Returns:
+    The sums, and the maps, [B, H, W].
+  """
+  coarse = outputs.coarse
+  assert coarse is not None
+  bands = Bands(coarse)
+  prior = (coarse.prior_scale, coarse.prior_offset)
+
+  def band(maps):
+    full = {name: rows_of(x) for name, x in bands.full(maps, prior).items()}
+    guide = None if outputs.presence is None else outputs.presence[:, None, None]
+    base = None if outputs.base is None or guide is None else full["semantic"] - guide
+    return count(Outputs(**full, base=base), rows_of(maps["label"]))
+
+  maps = bands.maps | {"label": bands.pixels(label, IGNORE)}
+  first = jax.tree.map(lambda x: x[0], maps)
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(band, first)[0])
+
+  def step(sums, maps):
+    more, told = band(maps)
+    return jax.tree.map(jnp.add, sums, more), told
+
+  sums, told = jax.lax.scan(step, zeros, maps)
+  height, width = coarse.size
+  return sums, jax.tree.map(lambda x: joined_rows(x)[:, :height, :width], told)
+
+
+def rows_of(x: Any) -> Any:
+  """A band [K, B, R, P] as rows [B, R, K P], or [K, C, B, R, P] as [B, R, K P, C]."""
+  if x is None:
+    return None
+  x = x.transpose(1, 2, 0, 3) if x.ndim == 4 else x.transpose(2, 3, 0, 4, 1)
+  return x.reshape(*x.shape[:2], -1, *x.shape[4:])
+
+
+def joined_rows(x: jax.Array) -> jax.Array:
+  """Rows of all bands [bands, B, R, W] -> [B, bands R, W]."""
+  return jnp.swapaxes(x, 0, 1).reshape(x.shape[1], -1, x.shape[3])
 
 
 def detail_share(error: jax.Array, fusion: str, threshold: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from errseg_jax.kernels.banded import banded_labels, banded_sums, needed
+from errseg_jax.kernels.banded import banded_labels, banded_sums, counted, needed
 from errseg_jax.kernels.body import UNROLLED
 from errseg_jax.kernels.calls import TILES
 from errseg_jax.kernels.layout import Layout, layout
@@ -19,7 +19,7 @@ from errseg_jax.kernels.pallas_labels import pallas_labels
 from errseg_jax.kernels.pallas_loss import pallas_sums, wanted_maps
 from errseg_jax.kernels.terms import FUSIONS, Labels, Sums, Terms
 from errseg_jax.sharding import BATCH, REPLICATED, make_mesh
-from errseg_jax.structs import Coarse
+from errseg_jax.structs import Coarse, Outputs
 
 CHOICES = ("auto", "pallas", "banded", "reference")
 """What `config.kernels` may be; "auto": Pallas on TPU and GPU where it applies, else bands."""
@@ -78,6 +78,16 @@ def fused_labels(
     return pallas_labels(coarse, fusion, choice, weights, own_layout(coarse, platform), platform)
 
   return over_devices(run, coarse, (), (choice,))
+
+
+def fused_counts(
+  outputs: Outputs, label: jax.Array, count: Callable[[Outputs, jax.Array], tuple[Any, Any]]
+) -> tuple[Any, Any] | None:
+  """`banded.counted` of a forward pass; None where the reference has to count, from the whole maps."""
+  if outputs.coarse is None:
+    return None
+  told("counts", "banded", "")
+  return counted(outputs, label, count)
 
 
 def platform_of(coarse: Coarse) -> str:

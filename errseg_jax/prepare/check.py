@@ -15,9 +15,10 @@ from rich.table import Table
 
 from errseg_jax import assemble
 from errseg_jax.data.checks import CheckReport, check_split, render_table
-from errseg_jax.data.datasets import Dataset
+from errseg_jax.data.datasets import Dataset, Source
 from errseg_jax.data.duplicates import duplicates
 from errseg_jax.data.faults import FAULTS, Finding
+from errseg_jax.errors import UserError
 from errseg_jax.progress import progress_bar
 
 
@@ -27,9 +28,11 @@ def check(config: ConfigDict, split: str, as_json: bool = False) -> int:
   Returns:
     0 if training would not end at anything, 2 otherwise; every such problem is one line on stderr.
   """
-  dataset, reports = surveyed(config, split)
+  dataset, reports, sources = surveyed(config, split)
   findings = [finding for report in reports for finding in report.findings]
   findings += duplicates({report.split: report.fingerprints for report in reports})
+  if not split and not any(finding.fatal for finding in findings):
+    findings += unfit(config, sources)
   if as_json:
     print(json.dumps(as_object(dataset, reports, findings), indent=1))
   else:
@@ -37,21 +40,38 @@ def check(config: ConfigDict, split: str, as_json: bool = False) -> int:
   return 2 if any(finding.fatal for finding in findings) else 0
 
 
-def surveyed(config: ConfigDict, split: str) -> tuple[Dataset, list[CheckReport]]:
-  """The data set, and the reports on one split, or on all that the config names.
+def surveyed(config: ConfigDict, split: str) -> tuple[Dataset, list[CheckReport], dict[str, Source]]:
+  """The data set, and the reports and samples of one split, or of all that the config names.
 
   Raises:
     UserError: there is no such data set or split.
   """
-  dataset, splits = assemble.dataset(config), config.splits
-  names = [split] if split else [s for s in (splits.train, splits.choose, splits.val) if s]
-  reports = []
-  for name in dict.fromkeys(names):
-    with progress_bar(f"read {name}", len(dataset.scan(name)[0])) as update:
-      reports.append(
-        check_split(dataset, name, lambda done, total: update(done), threads=os.cpu_count() or 1)
-      )
-  return dataset, reports
+  dataset = assemble.dataset(config)
+  names = (split,) if split else assemble.splits(config).named
+  reports, sources = [], {}
+  for name in names:
+    scanned = dataset.scan(name)
+    sources[name] = scanned[0]
+    with progress_bar(f"read {name}", len(scanned[0])) as update:
+      threads = os.cpu_count() or 1
+      reports.append(check_split(dataset, name, lambda done, total: update(done), threads, scanned))
+  return dataset, reports, sources
+
+
+def unfit(config: ConfigDict, sources: dict[str, Source]) -> list[Finding]:
+  """Whether the splits leave something to train on and to choose with."""
+
+  class Found:
+    """A data set of what was read."""
+
+    source = staticmethod(sources.__getitem__)
+
+  splits = assemble.splits(config)
+  try:
+    splits.sources(Found())
+  except UserError as error:
+    return [Finding("splits", splits.train, str(error))]
+  return []
 
 
 def as_object(

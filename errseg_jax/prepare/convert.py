@@ -7,7 +7,7 @@ import pathlib
 from ml_collections import ConfigDict
 
 from errseg_jax import assemble
-from errseg_jax.data.shards import write_split
+from errseg_jax.data.shard_writer import write_split
 from errseg_jax.data.tfds_builder import prepare
 from errseg_jax.errors import UserError
 from errseg_jax.progress import progress_bar
@@ -34,12 +34,13 @@ def convert(config: ConfigDict, split: str, to: str, out: pathlib.Path, shards: 
     raise UserError(
       "config.loader.shards: the samples are in shards already; leave it out to convert the files"
     )
-  dataset, splits = assemble.dataset(config), config.splits
-  names = [split] if split else [s for s in (splits.train, splits.choose, splits.val) if s]
+  dataset = assemble.dataset(config)
+  names = (split,) if split else assemble.splits(config).named
   if to == "tfds":
-    print(prepare(dataset, tuple(dict.fromkeys(names)), out))
+    print(prepare(dataset, names, out))
     return
-  for name in dict.fromkeys(names):
-    count = len(dataset.source(name))
+  for name in names:
+    source = dataset.source(name)
+    count = len(source)
     with progress_bar(f"convert {name}", count) as update:
-      print(write_split(dataset, name, out, min(shards, count), workers, update))
+      print(write_split(dataset, name, source, out, min(shards, count), workers, update))

@@ -35,7 +35,7 @@ def stats(config: ConfigDict, split: str, out: pathlib.Path | None, as_json: boo
   Raises:
     UserError: no sample of the split can be read, or its data set is unknown.
   """
-  dataset, (report,) = surveyed(config, split or config.splits.train)
+  dataset, (report,), _ = surveyed(config, split or config.splits.train)
   if not report.images:
     raise UserError(f"{report.split}: no sample can be read; {report.problems[0]}")
   found = as_object(dataset.info, report)

@@ -12,6 +12,8 @@ from errseg_jax.data import datasets
 from errseg_jax.data.checks import check_split, render_table
 from errseg_jax.data.duplicates import duplicates
 from errseg_jax.data.faults import FAULTS
+from errseg_jax.data.images import read_image
+from errseg_jax.errors import UserError
 
 
 def _build(root, **kwargs):
@@ -149,7 +151,7 @@ def _check(root, capsys):
 
 @pytest.mark.parametrize("kind", FAULTY)
 def test_each_fault_is_told_by_its_kind(tmp_path, capsys, kind):
-  _make_set(tmp_path, 8, 8)
+  _make_set(tmp_path, 24, 8)
   assert _check(tmp_path, capsys)[1]["findings"] == []
   FAULTY[kind](tmp_path, "3")
   status, found = _check(tmp_path, capsys)
@@ -170,6 +172,42 @@ def test_what_was_found_is_counted_by_kind_and_every_line_is_there(tmp_path, cap
   assert printed.err.count("errseg: ") == 2
   assert FAULTS["size"].what[:20] in printed.out
   assert "is grey" in printed.out
+
+
+def test_splits_that_cannot_train_are_told_before_training_is(tmp_path, capsys):
+  _make_set(tmp_path, 8, 8)
+  status, found = _check(tmp_path, capsys)
+  assert status == 2
+  assert [finding["kind"] for finding in found["findings"]] == ["splits"]
+  assert "8 training images are too few" in found["findings"][0]["message"]
+
+
+def test_an_image_that_is_listed_twice_is_told(tmp_path):
+  _make_set(tmp_path, 3, 0)
+  rows = [f"images/train/{n}.jpg labels/train/{n}.png" for n in (0, 1, 2, 1)]
+  rows.append("images/train/0.jpg labels/train/2.png")  # with another label
+  (tmp_path / "train.txt").write_text("\n".join(rows))
+  dataset = datasets.build("pairs", root=str(tmp_path), num_classes=2)
+  report = check_split(dataset, "train")
+  assert [f.kind for f in report.findings] == ["repeated", "repeated"]
+  assert "2 samples are named 0" in report.problems[0]
+  with pytest.raises(UserError, match=r"2 samples are named 0; .* 1 more"):
+    dataset.source("train")
+
+
+def test_a_file_that_no_reader_knows_to_tell_loses_nothing_else(tmp_path, monkeypatch):
+  _make_set(tmp_path, 3, 0)
+
+  def read(path):
+    if path.endswith("1.jpg"):
+      raise AttributeError("no such tag")
+    return read_image(path)
+
+  monkeypatch.setattr("errseg_jax.data.datasets.base.read_image", read)
+  report = check_split(_build(tmp_path), "train")
+  assert report.images == 2
+  assert [f.kind for f in report.findings] == ["undecodable"]
+  assert "1.jpg: cannot be read (AttributeError: no such tag)" in report.problems[0]
 
 
 def test_flat_images_look_like_nothing(tmp_path):

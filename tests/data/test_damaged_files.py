@@ -31,6 +31,14 @@ def label(kind):
   return stream.getvalue()
 
 
+def with_exif():
+  """Half of the file is the EXIF block."""
+  exif = Image.Exif()
+  exif[0x0112], exif[0x010E], exif[0x9286] = 6, "a description " * 20, b"note" * 50
+  exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 8.0, 12.5), 29: "2026:01:01"})
+  return picture("RGB", "JPEG", exif=exif)
+
+
 def colours():
   stream = io.BytesIO()
   index = np.indices((36, 44)).sum(0) % len(COLOURS)
@@ -42,6 +50,8 @@ FILES = {
   "a.jpg": (read_image, picture("RGB", "JPEG")),
   "progressive.jpg": (read_image, picture("RGB", "JPEG", progressive=True)),
   "cmyk.jpg": (read_image, picture("CMYK", "JPEG")),
+  "exif.jpg": (read_image, with_exif()),
+  "exif_size.jpg": (lambda path: np.zeros(image_size(path)), with_exif()),
   "a.png": (read_image, picture("RGB", "PNG")),
   "palette.png": (read_image, picture("P", "PNG")),
   "a.tif": (read_image, picture("RGB", "TIFF")),

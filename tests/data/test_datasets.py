@@ -104,6 +104,17 @@ def test_a_bad_line_of_a_list_is_named_with_its_number(tmp_path, write_pair):
     dataset.source("train")
 
 
+def test_names_take_as_many_folders_as_tell_them_apart(tmp_path, write_pair):
+  rows = []
+  for folder in ("u/a/img", "v/a/img", "w"):
+    (tmp_path / folder).mkdir(parents=True)
+    Image.new("RGB", (10, 8)).save(tmp_path / folder / "x.png")
+    rows.append(f"{folder}/x.png {folder}/x.png")
+  (tmp_path / "train.txt").write_text("\n".join(rows))
+  source, problems = datasets.build("pairs", root=str(tmp_path), num_classes=2).scan("train")
+  assert (source.names, problems) == (("u_a_img_x", "v_a_img_x", "w_x"), ())
+
+
 @pytest.mark.parametrize("prefix", ["", "/SegNet/CamVid/"])
 def test_camvid_reads_both_kinds_of_list(tmp_path, write_pair, prefix):
   label = np.resize(np.arange(12, dtype=np.uint8), (8, 10))

@@ -1,8 +1,12 @@
+import struct
+import zlib
+
+import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from errseg_jax.data.images import read_image, read_label, write_label_png, write_png
+from errseg_jax.data.images import image_size, read_image, read_label, write_label_png, write_png
 from errseg_jax.errors import UserError
 
 
@@ -72,3 +76,56 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
     write_png(tmp_path / "x.png", np.zeros((2, 2, 7), np.uint8))
   assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
   assert read_label(tmp_path / "x.png").all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_as_viewers_do(tmp_path, orientation):
+  pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+  expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.png")))
+  np.testing.assert_array_equal(read_image(tmp_path / "a.png"), expected)
+  assert image_size(tmp_path / "a.png") == expected.shape[:2]
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_there_is_not_turns_nothing(tmp_path, orientation):
+  pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+  np.testing.assert_array_equal(read_image(tmp_path / "a.png"), pixels)
+
+
+@pytest.mark.parametrize(("suffix", "channels"), [("png", 3), ("tif", 3), ("png", 1), ("tif", 1), ("png", 4)])
+def test_sixteen_bits_a_channel_are_refused(tmp_path, suffix, channels):
+  """Pillow opens colours of 16 bits as 8-bit RGB and drops the low byte."""
+  path = tmp_path / f"a.{suffix}"
+  assert cv2.imwrite(str(path), np.full((5, 7, channels), 40_000, np.uint16))
+  with pytest.raises(UserError, match="more than 8 bits") as error:
+    read_image(path)
+  assert error.value.kind == "deep_image"
+
+
+def small_grey(bits, rows):
+  """A grey PNG of 1, 2 or 4 bits, which Pillow does not write."""
+
+  def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+  lines = b""
+  for row in rows:
+    text = "".join(f"{value:0{bits}b}" for value in row)
+    text += "0" * (-len(text) % 8)
+    lines += b"\0" + bytes(int(text[i : i + 8], 2) for i in range(0, len(text), 8))
+  header = struct.pack(">IIBBBBB", len(rows[0]), len(rows), bits, 0, 0, 0, 0)
+  body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+  return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_labels_of_few_bits_keep_their_values(tmp_path, bits):
+  rows = np.arange(2**bits).repeat(3).reshape(3, -1) if bits > 1 else np.eye(3, dtype=int)
+  (tmp_path / "a.png").write_bytes(small_grey(bits, rows.tolist()))
+  np.testing.assert_array_equal(read_label(tmp_path / "a.png"), rows)

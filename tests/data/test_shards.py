@@ -1,6 +1,9 @@
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from PIL import Image
 from errseg_jax import assemble
 from errseg_jax.cli import main
 from errseg_jax.config_flags import load
-from errseg_jax.data import datasets, shards
+from errseg_jax.data import datasets, shard_writer, shards
 from errseg_jax.data.pipeline import train_batches
 from errseg_jax.errors import UserError
 
@@ -75,30 +78,144 @@ def test_training_batches_are_the_same(root, tmp_path):
       np.testing.assert_array_equal(got[key], want[key])
 
 
+KILLED = """
+import sys
+from errseg_jax.cli import main
+from errseg_jax.data import shard_writer
+
+write, left = shard_writer.record_of, int(sys.argv.pop(1))
+
+def record(source, index):
+  global left
+  left -= 1
+  if left < 0:
+    raise KeyboardInterrupt
+  return write(source, index)
+
+shard_writer.record_of = record
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def convert_killed(root, out, records):
+  """In a process of its own, killed after so many records."""
+  given = (f"--config.data.root={root}", *FLAGS, f"--out={out}", "--shards=4", "--workers=1", "--split=train")
+  words = [
+    sys.executable,
+    "-c",
+    KILLED,
+    str(records),
+    "data",
+    "convert",
+    "--config=configs/folders.py",
+    *given,
+  ]
+  assert subprocess.run(words, check=False, capture_output=True).returncode == 130
+
+
+def records_written(monkeypatch):
+  calls, write = [], shard_writer.record_of
+  monkeypatch.setattr(
+    shard_writer, "record_of", lambda source, index: calls.append(index) or write(source, index)
+  )
+  return calls
+
+
 def test_a_killed_call_goes_on_with_what_it_lacks(root, tmp_path, monkeypatch):
-  out, calls, write = tmp_path / "shards", [], shards.record_of
-
-  def record(source, index):
-    calls.append(index)
-    if len(calls) > 9:
-      raise KeyboardInterrupt
-    return write(source, index)
-
-  monkeypatch.setattr(shards, "record_of", record)
-  assert convert(root, out, "--split=train", "--workers=1") == 130
+  out = tmp_path / "shards"
+  convert_killed(root, out, 7)
   assert not (out / "train.json").exists()
-  done = len(list(out.glob("train*.array_record")))
-  assert 0 < done < 4
+  assert len(list(out.glob("train*.array_record"))) == 2
   with pytest.raises(UserError, match="no such file"):
     dataset(root, out).source("train")
-  monkeypatch.setattr(shards, "record_of", lambda source, index: calls.append(index) or write(source, index))
-  calls.clear()
+  calls = records_written(monkeypatch)
   assert convert(root, out, "--split=train") == 0
-  assert len(calls) == 13 - sum((13 * (k + 1)) // 4 - 13 * k // 4 for k in range(done))
+  assert sorted(calls) == list(range(6, 13))
   again = tmp_path / "again"
   assert convert(root, again, "--split=train") == 0
   assert (again / "train.json").read_text() == (out / "train.json").read_text()
   assert not list(out.glob(".*"))
+  calls.clear()
+  assert convert(root, out, "--split=train") == 0
+  assert not calls
+
+
+def test_files_that_changed_meanwhile_are_read_anew(root, tmp_path, monkeypatch):
+  out, calls = tmp_path / "shards", records_written(monkeypatch)
+  convert_killed(root, out, 7)
+  Image.fromarray(np.full((24, 32), 2, np.uint8)).save(root / "labels/train/01.png")
+  assert convert(root, out, "--split=train") == 0
+  assert sorted(calls) == [0, 1, 2, *range(6, 13)]
+  assert set(np.unique(dataset(root, out).source("train")[1]["label"])) == {2}
+  Image.fromarray(np.full((24, 32), 1, np.uint8)).save(root / "labels/train/12.png")
+  calls.clear()
+  assert convert(root, out, "--split=train") == 0  # of a finished split too
+  assert calls == [9, 10, 11, 12]
+  assert set(np.unique(dataset(root, out).source("train")[12]["label"])) == {1}
+
+
+def test_a_damaged_shard_is_written_anew(root, tmp_path, monkeypatch):
+  out = tmp_path / "shards"
+  assert convert(root, out, "--split=train") == 0
+  damage(out / "train-00002-of-00004.array_record", 70_000, 1)
+  calls = records_written(monkeypatch)
+  assert convert(root, out, "--split=train") == 0
+  assert calls == [6, 7, 8]
+
+
+def test_what_a_killed_call_left_in_another_number_goes(root, tmp_path):
+  out = tmp_path / "shards"
+  convert_killed(root, out, 7)
+  assert convert(root, out, "--split=train", "--shards=3") == 0
+  assert {p.name for p in out.iterdir()} == {
+    "train.json",
+    *(f"train-0000{k}-of-00003.array_record" for k in range(3)),
+  }
+
+
+@pytest.mark.parametrize(
+  ("flag", "message"),
+  [
+    ("--config.data.label_map={0:0,1:1,2:255}", "label_map=\\[\\] \\(here"),
+    ("--config.data.downscale=2", r"data\.downscale=1 \(here 2\)"),
+  ],
+)
+def test_shards_of_other_settings_are_refused(root, tmp_path, flag, message):
+  out = tmp_path / "shards"
+  assert convert(root, out, "--split=train") == 0
+  found = load(
+    "configs/folders.py", (f"--config.data.root={root}", *FLAGS, f"--config.loader.shards={out}", flag)
+  )
+  with pytest.raises(UserError, match=message):
+    assemble.dataset(found).source("train")
+
+
+def test_another_data_set_is_not_written_over(root, tmp_path, capsys):
+  out = tmp_path / "shards"
+  assert convert(root, out, "--split=train") == 0
+  before = {path: path.read_bytes() for path in out.iterdir()}
+  (root / "images/train/12.jpg").rename(root / "images/train/13.jpg")
+  (root / "labels/train/12.png").rename(root / "labels/train/13.png")
+  assert convert(root, out, "--split=train") == 2
+  assert "is of other files; name another --out" in capsys.readouterr().err
+  assert convert(root, out, "--split=train", "--config.data.downscale=2") == 2
+  assert "is of data.downscale=1 (here 2)" in capsys.readouterr().err
+  assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_name_that_is_no_utf8_is_one_line(root, tmp_path, capsys):
+  for kind, suffix in (("images", "jpg"), ("labels", "png")):
+    folder = os.fsencode(root / kind / "train")
+    os.rename(folder + f"/03.{suffix}".encode(), folder + b"/\xff\xfe." + suffix.encode())
+  assert convert(root, tmp_path / "shards", "--split=train") == 2
+  assert "the file's name is no UTF-8" in capsys.readouterr().err
+
+
+def test_an_out_that_is_a_file_is_one_line(root, tmp_path, capsys):
+  (tmp_path / "shards").write_text("mine")
+  assert convert(root, tmp_path / "shards") == 2
+  assert "shards: file exists" in capsys.readouterr().err
+  assert (tmp_path / "shards").read_text() == "mine"
 
 
 def test_a_bad_sample_ends_it_with_its_name(root, tmp_path, capsys):
@@ -132,7 +249,7 @@ def test_another_number_of_shards_overwrites_nothing(root, tmp_path, capsys):
     )
     == 2
   )
-  assert "another number of shards" in capsys.readouterr().err
+  assert "is of --shards=4" in capsys.readouterr().err
   assert (out / "train.json").read_bytes() == before
 
 
@@ -179,7 +296,10 @@ def test_flipped_bits_never_give_another_sample(root, tmp_path):
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    (lambda found: found.update(schema=2), "schema 2"),
+    (lambda found: found.update(schema=3), "schema 3"),
+    (lambda found: found["shards"][1].pop("bytes"), "damaged"),
+    (lambda found: found["shards"][1].update(bytes="many"), "do not agree"),
+    (lambda found: found.update(data=7), "damaged"),
     (lambda found: found["names"].pop(), "do not agree"),
     (lambda found: found["shards"][0].update(file="../train.array_record"), "do not agree"),
     (lambda found: found.update(classes=["a", "b", "c"]), "other classes"),
@@ -198,8 +318,25 @@ def test_an_index_that_lies_is_refused(root, tmp_path, change, message):
 
 def test_what_is_no_file_is_kept_without_loss(tmp_path):
   scenes = datasets.build("scenes", num_train=3, height=32, width=48)
-  shards.write_split(scenes, "train", tmp_path, 2, 1)
+  shard_writer.write_split(scenes, "train", scenes.source("train"), tmp_path, 2, 1)
   got, want = shards.Sharded(scenes, tmp_path).source("train"), scenes.source("train")
   for index in range(3):
     np.testing.assert_array_equal(got[index]["image"], want[index]["image"])
     np.testing.assert_array_equal(got[index]["label"], want[index]["label"])
+
+
+def test_a_nested_index_is_refused(root, tmp_path):
+  out = tmp_path / "shards"
+  convert(root, out, "--split=train")
+  (out / "train.json").write_text("[" * 100_000)
+  with pytest.raises(UserError, match="damaged"):
+    dataset(root, out).source("train")
+
+
+def test_folds_do_not_share_shards(tmp_path):
+  """Shards of one fold would be the test images of every fold."""
+  scenes = datasets.build("scenes", num_train=3, height=32, width=48)
+  shard_writer.write_split(scenes, "train", scenes.source("train"), tmp_path, 2, 1)
+  other = datasets.build("scenes", num_train=3, height=32, width=48, seed=1)
+  with pytest.raises(UserError, match=r"data\.seed=0 \(here 1\)"):
+    shards.Sharded(other, tmp_path).source("train")

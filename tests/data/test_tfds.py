@@ -1,5 +1,6 @@
 import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -96,3 +97,71 @@ def test_nothing_is_prepared_twice(prepared, capsys):
   given = (f"--config.data.root={prepared[0]}", *FLAGS, "--to=tfds", f"--out={prepared[1]}")
   assert main(["data", "convert", "--config=configs/folders.py", *given]) == 2
   assert "exists" in capsys.readouterr().err
+
+
+def test_any_config_reads_a_prepared_set_by_its_name(prepared, caplog):
+  """With the classes that it tells of; what its layout alone has is said to have no effect."""
+  flags = (
+    f"--config.data.root={prepared[1]}",
+    "--config.data.name=tfds:folders",
+    "--config.data.downscale=2",
+  )
+  for config in ("configs/camvid_squeezenet_error_detail.py", "configs/folders.py"):
+    found = assemble.dataset(load(config, flags))
+    assert found.info.num_classes == 3
+    assert found.info.classes == ("class 0", "class 1", "class 2")
+    assert found.source("val")[1]["image"].shape == (17, 24, 3)
+  assert "data.downscale has no effect" in caplog.text
+
+
+def quirky(root):
+  """Files that not all decoders read alike: two orientations, CMYK, RGBA, a palette."""
+  rng = np.random.default_rng(0)
+  for kind in ("images", "labels"):
+    (root / kind / "train").mkdir(parents=True)
+  for number, (mode, suffix, orientation) in enumerate(
+    [
+      ("RGB", "jpg", 3),
+      ("RGB", "jpg", 6),
+      ("CMYK", "jpg", 1),
+      ("RGBA", "png", 1),
+      ("P", "png", 1),
+      ("L", "png", 1),
+    ]
+  ):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8)).convert(mode)
+    image.save(root / f"images/train/{number}.{suffix}", exif=exif)
+    size = (32, 24) if orientation == 6 else (24, 32)
+    Image.fromarray(rng.integers(0, 3, size, np.uint8)).save(root / f"labels/train/{number}.png")
+  return root
+
+
+def test_images_of_all_kinds_are_prepared_as_they_are_read(tmp_path):
+  root = quirky(tmp_path / "files")
+  given = (f"--config.data.root={root}", *FLAGS, "--to=tfds", f"--out={tmp_path / 'out'}", "--split=train")
+  assert main(["data", "convert", "--config=configs/folders.py", *given]) == 0
+  want = assemble.dataset(load("configs/folders.py", (f"--config.data.root={root}", *FLAGS))).source("train")
+  got = datasets.build("tfds:folders", root=str(tmp_path / "out")).source("train")
+  assert len(got) == 6
+  for index in range(6):
+    for key in ("image", "label"):
+      np.testing.assert_array_equal(got[index][key], want[index][key], err_msg=want.names[index])
+
+
+def cut(path):
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+  "name", ["dataset_info.json", "features.json", "folders-train.array_record-00000-of-00001"]
+)
+@pytest.mark.parametrize(
+  "damage", [cut, lambda path: path.write_text("[" * 9999), lambda path: path.unlink()]
+)
+def test_a_damaged_set_is_told(prepared, tmp_path, name, damage):
+  shutil.copytree(prepared[1], tmp_path / "out")
+  damage(tmp_path / "out/folders/1.0.0" / name)
+  with pytest.raises(UserError, match=r"prepare the data set anew|holds no prepared data set"):
+    build(prepared, root=str(tmp_path / "out")).source("train")[0]

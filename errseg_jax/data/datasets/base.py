@@ -7,7 +7,9 @@ train ids 0..C-1 and 255 = ignore. Reading a sample checks it; a bad sample rais
 from __future__ import annotations
 
 import abc
+import collections
 import dataclasses
+import json
 import logging
 import os
 import pathlib
@@ -25,11 +27,17 @@ from errseg_jax.structs import IGNORE, DatasetInfo
 log = logging.getLogger("errseg")
 
 Sample = dict[str, Any]
+PLACES = ("root", "sbd")
+"""Fields of data sets that say where files lie."""
 LabelMap = Mapping[int, int] | Iterable[tuple[int, int]]
 
 
 class Source(Protocol):
-  """A picklable random-access sequence of samples, for `grain.MapDataset.source`."""
+  """A picklable random-access sequence of samples, for `grain.MapDataset.source`.
+
+  One that reads files has `images`, the path of each sample's image, and `files(index)`, the paths of all that a sample
+  is read from.
+  """
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -56,6 +64,12 @@ class Dataset(abc.ABC):
       UserError: the split does not exist or holds nothing.
     """
 
+  def settings(self) -> dict[str, Any]:
+    """What of its fields decides what its samples are, in JSON's types: all but the names of places."""
+    fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in PLACES}  # type: ignore[arg-type]
+    maps = {k: sorted(v.items()) if isinstance(v, Mapping) else v for k, v in fields.items()}
+    return json.loads(json.dumps({"name": self.info.name, **maps}))
+
   def published(self, split: str) -> int:
     """Number of images that the split was published with; 0 where there is no such number."""
     del split
@@ -75,12 +89,25 @@ class Dataset(abc.ABC):
       UserError: the split is missing or empty, or any file of it has no counterpart.
     """
     source, problems = self.scan(split)
+    problems += repeats(source, split)
     if line := self.incomplete(split, len(source)):
       log.warning(line)
     if problems:
       more = f" (and {len(problems) - 1} more, see `errseg data check`)" if problems[1:] else ""
       raise UserError(problems[0] + more)
     return source
+
+
+def repeats(source: Source, split: str) -> tuple[str, ...]:
+  """A line for each name that several samples have: a list that names an image twice, or folders that were joined."""
+  if len(set(source.names)) == len(source):
+    return ()
+  counts = collections.Counter(source.names)
+  return tuple(
+    f"{split}: {count} samples are named {name}; take all but one out of the list, or rename them"
+    for name, count in counts.items()
+    if count > 1
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +140,10 @@ class FilePairs:
 
   def __len__(self) -> int:
     return len(self.names)
+
+  def files(self, index: int) -> tuple[str, ...]:
+    """That a sample is read from."""
+    return self.images[index], self.labels[index]
 
   def __getitem__(self, index: int) -> Sample:
     path = self.labels[index]

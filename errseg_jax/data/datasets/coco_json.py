@@ -114,15 +114,21 @@ class AnnotatedSource:
     images: paths, one per sample.
     annotations: one per sample.
     class_of: category id -> class id.
+    path: of the JSON.
   """
 
   names: tuple[str, ...]
   images: tuple[str, ...]
   annotations: tuple[Segments | Instances, ...]
   class_of: Mapping[int, int]
+  path: str
 
   def __len__(self) -> int:
     return len(self.names)
+
+  def files(self, index: int) -> tuple[str, ...]:
+    """That a sample is read from."""
+    return tuple(dict.fromkeys((self.images[index], self.annotations[index].path, self.path)))
 
   def __getitem__(self, index: int) -> Sample:
     image, annotation = read_image(self.images[index]), self.annotations[index]
@@ -163,9 +169,8 @@ def source(
   if not names:
     raise UserError(problems[0] if problems else f"{path}: names no image")
   given = tuple(found.get(listed[name], none) for name in names)
-  return AnnotatedSource(tuple(names), tuple(str(images[name]) for name in names), given, class_of), tuple(
-    problems
-  )
+  paths = tuple(str(images[name]) for name in names)
+  return AnnotatedSource(tuple(names), paths, given, class_of, str(path)), tuple(problems)
 
 
 def read_json(path: pathlib.Path) -> Mapping[str, Any]:

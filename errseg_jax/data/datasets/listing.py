@@ -53,8 +53,13 @@ def _entries(line: str) -> list[str]:
 
 
 def _names(images: list[pathlib.Path]) -> list[str]:
-  """File stems; where two images share one, with their folders in front."""
-  counts = collections.Counter(image.stem for image in images)
-  return [
-    image.stem if counts[image.stem] == 1 else "_".join(image.with_suffix("").parts[-3:]) for image in images
-  ]
+  """File stems; where two images share one, with as many of their folders in front as tell them apart."""
+  depths = dict.fromkeys(images, 1)
+  while True:
+    names = {image: "_".join(image.with_suffix("").parts[-depth:]) for image, depth in depths.items()}
+    counts = collections.Counter(names.values())
+    shared = [image for image in names if counts[names[image]] > 1 and depths[image] < len(image.parts)]
+    if not shared:
+      return [names[image] for image in images]
+    for image in shared:
+      depths[image] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 from typing import Any
@@ -43,9 +44,8 @@ class TFDSSource:
     try:
       record = self.records[index]
       image, stored = np.asarray(record[self.image_key]), np.asarray(record[self.label_key])
-    except (IndexError, KeyError, ValueError, RuntimeError, OSError) as error:
-      reason = " ".join(str(error).split())[:200]
-      raise BadFile("undecodable", f"{name}: cannot be read ({reason}); prepare the data set anew") from None
+    except Exception as error:  # whatever tensorflow-datasets makes of a damaged shard
+      raise BadFile("undecodable", unreadable(name, error)) from None
     stored = stored.reshape(stored.shape[:2]) if stored.ndim == 3 and stored.shape[-1] == 1 else stored
     if stored.ndim != 2 or stored.dtype.kind not in "iu":
       raise BadFile(
@@ -70,7 +70,7 @@ class TFDS(Dataset):
     root: the data_dir that it was prepared to; empty takes the environment variable TFDS_DATA_DIR.
     image_key: feature of the image; "" finds the only one of three channels.
     label_key: feature of the label; "" finds the only one of one channel.
-    num_classes: C, or 0 to count `class_names`.
+    num_classes: C, or 0 to count `class_names`; 0 without those takes the classes that `errseg data convert` wrote.
     class_names: C names, or none to number the classes.
     label_map: stored label value -> train id or 255; empty means that labels are train ids.
   """
@@ -85,13 +85,13 @@ class TFDS(Dataset):
 
   @property
   def info(self) -> DatasetInfo:
-    return named_classes("tfds", self.num_classes, self.class_names)
+    if self.num_classes or self.class_names:
+      return named_classes("tfds", self.num_classes, self.class_names)
+    return described(self.folder())
 
   def scan(self, split: str) -> tuple[Source, tuple[str, ...]]:
-    import tensorflow_datasets as tfds  # here, as it takes a second
-
     folder = self.folder()
-    builder = tfds.builder_from_directory(str(folder))
+    builder = opened(folder)
     if (found := builder.info.file_format.value) != _FORMAT:
       raise UserError(
         f"{folder}: is prepared as {found}, which wants TensorFlow; convert it, where TensorFlow is installed, with "
@@ -101,8 +101,12 @@ class TFDS(Dataset):
       raise UserError(f"{folder}: has no split {split!r} but {', '.join(sorted(builder.info.splits))}")
     image_key = feature(builder.info.features, self.image_key, 3, "image_key", folder)
     label_key = feature(builder.info.features, self.label_key, 1, "label_key", folder)
-    records = builder.as_data_source(split=split)
-    names = tuple(f"{split}_{index:08}" for index in range(len(records)))
+    try:
+      records = builder.as_data_source(split=split)
+      count = len(records)
+    except Exception as error:  # of a shard that is missing or cut short
+      raise UserError(unreadable(f"{folder}: split {split}", error)) from None
+    names = tuple(f"{split}_{index:08}" for index in range(count))
     values = LabelValues(self.info.num_classes, frozen_label_map(self.label_map, self.info.num_classes))
     return TFDSSource(names, records, image_key, label_key, values), ()
 
@@ -130,6 +134,43 @@ class TFDS(Dataset):
     return versions[-1].parent
 
 
+def opened(folder: pathlib.Path) -> Any:
+  """The builder of a prepared data set.
+
+  Raises:
+    UserError: its description cannot be read.
+  """
+  import tensorflow_datasets as tfds  # here, as it takes a second
+
+  try:
+    builder = tfds.builder_from_directory(str(folder))
+    _ = builder.info.features, builder.info.splits
+  except Exception as error:  # of JSON, of protocol buffers, of features that this version lacks
+    raise UserError(unreadable(str(folder), error)) from None
+  return builder
+
+
+@functools.cache
+def described(folder: pathlib.Path) -> DatasetInfo:
+  """Classes and palette that a prepared data set tells of.
+
+  Raises:
+    UserError: it tells of none.
+  """
+  found = opened(folder).info.metadata or {}
+  classes, palette = tuple(found.get("classes", ())), tuple(map(tuple, found.get("palette", ())))
+  if not classes or not all(isinstance(name, str) for name in classes):
+    raise UserError(f"{folder}: does not say which classes it has; set data.num_classes or data.class_names")
+  named = named_classes("tfds", 0, classes)
+  return dataclasses.replace(named, palette=palette) if len(palette) == len(classes) else named
+
+
+def unreadable(where: str, error: Exception) -> str:
+  """One line of what another package raised."""
+  reason = " ".join(str(error).split())[:200]
+  return f"{where}: cannot be read ({type(error).__name__}: {reason}); prepare the data set anew"
+
+
 def _version(name: str) -> tuple[int, ...]:
   return tuple(int(part) if part.isdecimal() else -1 for part in name.split("."))
 
@@ -144,9 +185,8 @@ def feature(features: Any, given: str, channels: int, key: str, folder: pathlib.
     if given not in features:
       raise UserError(f"{folder}: has no feature {given!r} but {', '.join(features)}; set data.{key}")
     return given
-  fitting = [
-    name for name, one in features.items() if len(one.shape or ()) == 3 and one.shape[-1] == channels
-  ]
+  shapes = {name: one.shape for name, one in features.items()}  # of nested features a dict
+  fitting = [n for n, shape in shapes.items() if isinstance(shape, tuple) and shape[2:] == (channels,)]
   if len(fitting) != 1:
     raise UserError(
       f"{folder}: {len(fitting)} features could be meant ({', '.join(features)}); set data.{key}"
