@@ -127,12 +127,67 @@ def change(root, kind, edit):
     ("instances", lambda c: c["annotations"][0].update(category_id=201), "category 201 is none"),
     ("instances", lambda c: c["annotations"][0].pop("segmentation"), "is no instances annotation"),
     ("instances", lambda c: c.pop("images"), "is no instances annotation"),
+    ("instances", lambda c: c["images"][0].update(height=21, width=31), "run lengths do not fill"),
+    (
+      "instances",
+      lambda c: c["images"][1].update(height=21),
+      "is of an image of 30x21, and the file is 30x20",
+    ),
+    ("instances", lambda c: c["annotations"][2]["segmentation"].update(size=[30, 20]), "do not fill"),
+    ("instances", lambda c: c["annotations"][2]["segmentation"]["counts"].append(-1), "do not fill"),
+    ("instances", lambda c: c["annotations"][2]["segmentation"].update(counts=[10**30]), "OverflowError"),
+    (
+      "instances",
+      lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4, 5, 6, 7]]),
+      "x and y in turn",
+    ),
+    (
+      "instances",
+      lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4, 5, 1e308]]),
+      "x and y in turn",
+    ),
+    (
+      "instances",
+      lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4, 5, float("nan")]]),
+      "in turn",
+    ),
+    ("instances", lambda c: c["annotations"][0].update(image_id=7), "KeyError: 7"),
+    ("instances", lambda c: c["images"][0].update(id=float("inf")), "OverflowError"),
+    ("panoptic", lambda c: c["images"][0].update(id=float("inf")), "OverflowError"),
   ],
 )
 def test_what_does_not_fit_is_told(root, kind, edit, message):
   change(root, kind, edit)
   with pytest.raises(UserError, match=message):
-    build(root, kind).source("val2017")[0]
+    list(build(root, kind).source("val2017"))
+
+
+@pytest.mark.parametrize("kind", ["panoptic", "instances"])
+def test_a_json_of_random_values_is_read_or_told(root, kind):
+  """Any value of it is replaced by another kind of value: samples, or one line that names the file."""
+  path, rng = root / f"annotations/{kind}_val2017.json", np.random.default_rng(0)
+  text = path.read_text()
+  others = (None, -1, 10**30, 1e308, float("inf"), float("nan"), "x" * 9, [], {}, [[]], [1, 2, 3], True, "[")
+  told = 0  # or read
+  for _ in range(300):
+    content = json.loads(text)
+    at, key = content, None
+    while isinstance(at if key is None else at[key], dict | list) and (key is None or rng.random() < 0.9):
+      below = at if key is None else at[key]
+      if not below:
+        break
+      at, keys = below, sorted(below) if isinstance(below, dict) else range(len(below))
+      key = keys[int(rng.integers(len(keys)))]
+    at[key] = others[int(rng.integers(len(others)))]
+    path.write_text(json.dumps(content))
+    try:
+      for sample in build(root, kind).source("val2017"):
+        assert sample["label"].shape == SIZE
+    except UserError as error:
+      told += str(root) in str(error)
+    else:
+      told += 1
+  assert told == 300
 
 
 def test_files_on_one_side_alone_are_told(root):
@@ -145,7 +200,7 @@ def test_files_on_one_side_alone_are_told(root):
     build(root, "panoptic").source("val2017")
 
 
-@pytest.mark.parametrize("content", [b"", b"[1]", b'{"images": 3', b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"[1]", b'{"images": 3', b"\xff\xfe", b"[" * 99_999])
 def test_a_damaged_json_is_one_line(root, content):
   (root / "annotations/instances_val2017.json").write_bytes(content)
   with pytest.raises(UserError, match=r"instances_val2017\.json: is "):

@@ -5,7 +5,6 @@ Source: cocodataset.org/#format-data.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import json
 import pathlib
@@ -19,6 +18,8 @@ from errseg_jax.data.images import read_image
 from errseg_jax.data.label_values import REFUSED
 from errseg_jax.errors import BadFile, UserError
 from errseg_jax.structs import IGNORE
+
+_FAR = 1e6  # pixels: no corner of a polygon is that far off
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +64,7 @@ class Shape:
       for polygon in self.polygons:
         label[filled(polygon, label.shape)] = value
       return
-    inside = np.zeros(label.size, bool)
-    ends = np.minimum(np.cumsum(self.runs), label.size)
+    inside, ends = np.zeros(label.size, bool), np.cumsum(self.runs)
     for start, end in zip(ends[:-1:2], ends[1::2], strict=False):
       inside[start:end] = True
     label[inside.reshape(label.shape[::-1]).T] = value
@@ -92,13 +92,23 @@ def filled(polygon: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Instances:
-  """The instances of an image, the largest first: what is small lies in front."""
+  """The instances of an image, the largest first: what is small lies in front; and the image's size."""
 
   path: str
   shapes: tuple[Shape, ...]
+  size: tuple[int, int]
 
   def label(self, size: tuple[int, int], class_of: Mapping[int, int]) -> np.ndarray:
-    """Class ids [H, W]; 0 where no instance is, 255 in crowds."""
+    """Class ids [H, W]; 0 where no instance is, 255 in crowds.
+
+    Raises:
+      UserError: the JSON is of an image of another size.
+    """
+    if size != self.size:
+      raise BadFile(
+        "size",
+        f"{self.path}: is of an image of {_size(self.size)}, and the file is {_size(size)}; take both from one archive",
+      )
     label = np.zeros(size, np.uint8)
     for shape in self.shapes:
       shape.paint(label, IGNORE if shape.crowd else class_of[shape.category])
@@ -153,22 +163,25 @@ def source(
   content = read_json(path)
   try:
     listed = {pathlib.PurePosixPath(entry["file_name"]).stem: int(entry["id"]) for entry in content["images"]}
-    make: Any = {"panoptic": panoptic, "instances": instances}[kind]
-    found: dict[int, Segments | Instances] = make(path, content["annotations"], class_of)
-  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    entries, found = content["annotations"], dict[int, Any]()
+    if kind == "panoptic":
+      found = panoptic(path, entries, class_of)
+    else:
+      sizes = {int(entry["id"]): (int(entry["height"]), int(entry["width"])) for entry in content["images"]}
+      found = instances(path, entries, class_of, sizes)
+  except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
     raise UserError(
       f"{path}: is no {kind} annotation ({type(error).__name__}: {error}); take the file anew"
     ) from None
   problems = [f"{images[name]}: is not in {path}; remove it" for name in images if name not in listed]
   problems += [f"{path}: {name}.jpg does not exist; add it" for name in listed if name not in images]
   names = [name for name in images if name in listed]
-  none = Instances(str(path), ())
   if kind == "panoptic":
     problems += [f"{path}: {name}.jpg has no segments" for name in names if listed[name] not in found]
     names = [name for name in names if listed[name] in found]
   if not names:
     raise UserError(problems[0] if problems else f"{path}: names no image")
-  given = tuple(found.get(listed[name], none) for name in names)
+  given = tuple(found[listed[name]] for name in names)
   paths = tuple(str(images[name]) for name in names)
   return AnnotatedSource(tuple(names), paths, given, class_of, str(path)), tuple(problems)
 
@@ -183,7 +196,7 @@ def read_json(path: pathlib.Path) -> Mapping[str, Any]:
     content = json.loads(path.read_bytes())
   except FileNotFoundError:
     raise UserError(f"{path}: no such file; data.root must hold annotations/{path.name}") from None
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise UserError(f"{path}: is damaged ({' '.join(str(error).split())}); take the file anew") from None
   if not isinstance(content, dict):
     raise UserError(f"{path}: is no annotation file; take the file anew")
@@ -215,27 +228,48 @@ def panoptic(
 
 
 def instances(
-  path: pathlib.Path, entries: Sequence[Mapping[str, Any]], class_of: Mapping[int, int]
+  path: pathlib.Path,
+  entries: Sequence[Mapping[str, Any]],
+  class_of: Mapping[int, int],
+  sizes: Mapping[int, tuple[int, int]],
 ) -> dict[int, Instances]:
-  """Instances by image id."""
-  found = collections.defaultdict(list)
+  """Instances by image id, of each image of `sizes`.
+
+  Raises:
+    ValueError: an instance is no shape in its image, or of no image.
+  """
+  found: dict[int, list[Shape]] = {image: [] for image in sizes}
   for entry in entries:
-    given, crowd = entry["segmentation"], bool(entry.get("iscrowd", 0))
-    own: dict[str, Any] = {
-      "category": category(path, entry, class_of),
-      "crowd": crowd,
-      "area": float(entry["area"]),
-    }
-    if isinstance(given, list):
-      own["polygons"] = tuple(np.asarray(p, np.float32) for p in given if len(p) >= 6)
-    else:
-      counts = given["counts"]
-      own["runs"] = np.asarray(unpacked(counts) if isinstance(counts, str) else counts, np.int64)
-    found[int(entry["image_id"])].append(Shape(**own))
+    image = int(entry["image_id"])
+    number = category(path, entry, class_of)
+    polygons, runs = outline(entry["segmentation"], sizes[image])
+    found[image].append(Shape(number, bool(entry.get("iscrowd", 0)), float(entry["area"]), polygons, runs))
   return {
-    image: Instances(str(path), tuple(sorted(shapes, key=lambda shape: -shape.area)))
+    image: Instances(str(path), tuple(sorted(shapes, key=lambda shape: -shape.area)), sizes[image])
     for image, shapes in found.items()
   }
+
+
+def outline(given: Any, size: tuple[int, int]) -> tuple[tuple[np.ndarray, ...], np.ndarray | None]:
+  """(polygons, run lengths) of a segmentation; of the first a point or a line is none.
+
+  Raises:
+    ValueError: it is neither in an image of this size.
+  """
+  if isinstance(given, list):
+    polygons = tuple(np.asarray(p, np.float64) for p in given)
+    if any(p.ndim != 1 or len(p) % 2 or not (abs(p) < _FAR).all() for p in polygons):
+      raise ValueError("a polygon is no list of x and y in turn")
+    return tuple(p.astype(np.float32) for p in polygons if len(p) >= 6), None
+  counts = given["counts"]
+  runs = np.asarray(unpacked(counts) if isinstance(counts, str) else counts, np.int64)
+  if tuple(given["size"]) != size or runs.ndim != 1 or (runs < 0).any() or runs.sum() != size[0] * size[1]:
+    raise ValueError(f"run lengths do not fill an image of {_size(size)}")
+  return (), runs
+
+
+def _size(size: tuple[int, int]) -> str:
+  return f"{size[1]}x{size[0]}"
 
 
 def unpacked(text: str) -> list[int]:

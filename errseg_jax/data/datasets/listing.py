@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 import pathlib
 from collections.abc import Callable
 
@@ -37,7 +38,7 @@ def read_list(
       problems.append(f"{path}:{number}: {line!r} is not an image and a label; write both paths")
       continue
     image, label = map(resolve, entries)
-    if missing := [file for file in (image, label) if not file.is_file()]:
+    if missing := [file for file in (image, label) if not os.path.isfile(file)]:  # of any string
       problems.append(f"{path}:{number}: {missing[0]} does not exist; fix the line or data.root")
     else:
       rows.append((image, label))
