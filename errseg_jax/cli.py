@@ -214,7 +214,7 @@ def submit(args: argparse.Namespace) -> int:
   missing = [flag for flag in ("--to", "--predictions", "--images", "--out") if not getattr(args, flag[2:])]
   if missing:
     raise UserError(
-      f"{missing[0]} is needed: errseg submit --to=NAME --predictions=DIR --images=DIR --out=FILE.zip"
+      f"{missing[0]} is needed: errseg submit --to=NAME --predictions=DIR --images=DIR --out=FILE"
     )
   from errseg_jax.assemble import known
   from errseg_jax.submit import SERVERS
@@ -222,7 +222,8 @@ def submit(args: argparse.Namespace) -> int:
 
   server = SERVERS[known(args.to, SERVERS, "--to")]
   predictions, images, out = (pathlib.Path(p) for p in (args.predictions, args.images, args.out))
-  print(run(server, predictions, images, out, args.labels or "corrected"))
+  listed = pathlib.Path(args.list) if args.list else None
+  print(run(server, predictions, images, out, args.labels or "corrected", listed))
   return 0
 
 

@@ -14,7 +14,7 @@ OWN_FLAGS = {
   "data convert": {"--config", "--split", "--to", "--out", "--shards", "--workers"},
   "convert": {"--from", "--weights", "--out", "--drop"},
   "bench": {"--config", "--what", "--size", "--workdir", "--split", "--json"},
-  "submit": {"--to", "--predictions", "--images", "--out", "--labels"},
+  "submit": {"--to", "--predictions", "--images", "--list", "--out", "--labels"},
   "doctor": set(),
 }
 FLAG_HELP = {
@@ -29,11 +29,12 @@ FLAG_HELP = {
   "--from": "name of the published network, as torchvision_deeplabv3; docs/convert.md lists them",
   "--weights": "its file: .pth, .pt, .safetensors, .npz or .h5",
   "--out": "the workdir to make; for a backbone alone, the .npz; label-issues, data stats: folder for the results; "
-  "data convert: folder for the shards; submit: the archive, FILE.zip",
+  "data convert: folder for the shards; submit: the archive, FILE.zip, of voc FILE.tgz",
   "--to": "data convert: array_record, the default, read back with --config.loader.shards=DIR, or tfds, a data set for "
   "tensorflow-datasets; submit: cityscapes, ade20k or voc",
   "--predictions": "the folder that `errseg predict` wrote",
   "--images": "the folder of the test images, or of folders of them",
+  "--list": "file with the name of a test image a line, where that folder holds others too",
   "--labels": "corrected (default), or labels of the frozen network",
   "--shards": "files that each split is cut into; by default 16",
   "--workers": "threads that write; by default as many as there are cores",

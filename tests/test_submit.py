@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import tarfile
 import zipfile
 
 import numpy as np
@@ -15,6 +16,7 @@ NAMES = {
   "ade20k": ("ADE_test_00000001", "ADE_test_00000002"),
   "voc": ("2008_000006", "2008_000011"),
 }
+ARCHIVE = {"cityscapes": "all.zip", "ade20k": "all.zip", "voc": "all.tgz"}
 WRITTEN = {
   "cityscapes": ["berlin_000000_000019.png", "bonn_000003_000019.png"],
   "ade20k": ["ADE_test_00000001.png", "ADE_test_00000002.png"],
@@ -48,7 +50,18 @@ def case(request, tmp_path, monkeypatch):
 
 def run(name, folder, *flags):
   given = (f"--predictions={folder / 'predictions'}", f"--images={folder / 'images'}")
-  return main(["submit", f"--to={name}", *given, f"--out={folder / 'out' / 'all.zip'}", *flags])
+  return main(
+    ["submit", f"--to={name}", *given, f"--out={folder / 'out' / ARCHIVE.get(name, 'all.zip')}", *flags]
+  )
+
+
+def content(path):
+  """{name: bytes} of an archive, in its order."""
+  if path.suffix == ".zip":
+    with zipfile.ZipFile(path) as archive:
+      return {name: archive.read(name) for name in archive.namelist()}
+  with tarfile.open(path, "r:gz") as archive:
+    return {member.name: archive.extractfile(member).read() for member in archive.getmembers()}
 
 
 @pytest.mark.parametrize("labels", ["corrected", "labels"])
@@ -56,14 +69,14 @@ def test_the_archive_has_the_servers_names_and_ids(case, labels):
   name, folder = case
   assert run(name, folder, f"--labels={labels}") == 0
   server = module.SERVERS[name]
-  with zipfile.ZipFile(folder / "out/all.zip") as archive:
-    assert archive.namelist() == WRITTEN[name]
-    for stem, entry in zip(NAMES[name], archive.namelist(), strict=True):
-      stored = Image.open(io.BytesIO(archive.read(entry)))
-      assert stored.mode == ("P" if name == "voc" else "L")
-      given = np.asarray(Image.open(folder / f"predictions/{stem}_{labels}.png"))
-      np.testing.assert_array_equal(np.asarray(stored), np.array(server.ids)[given])
-  assert [p.name for p in (folder / "out").iterdir()] == ["all.zip"]
+  found = content(folder / "out" / ARCHIVE[name])
+  assert list(found) == WRITTEN[name]
+  for stem, png in zip(NAMES[name], found.values(), strict=True):
+    stored = Image.open(io.BytesIO(png))
+    assert stored.mode == ("P" if name == "voc" else "L")
+    given = np.asarray(Image.open(folder / f"predictions/{stem}_{labels}.png"))
+    np.testing.assert_array_equal(np.asarray(stored), np.array(server.ids)[given])
+  assert [p.name for p in (folder / "out").iterdir()] == [ARCHIVE[name]]
 
 
 def test_ids_are_those_of_the_servers():
@@ -81,6 +94,12 @@ def _beyond(folder, stem, predictions):
   Image.new("L", (30, 20), 255).save(predictions / f"{stem}_corrected.png")
 
 
+def _renamed(folder, stem, predictions):
+  (image,) = (folder / "images").rglob(f"{stem}.*")
+  image.rename(image.with_stem("foo"))
+  (predictions / f"{stem}_corrected.png").rename(predictions / "foo_corrected.png")
+
+
 def _one_more(folder, stem, predictions):
   (image,) = (folder / "images").rglob(f"{stem}.*")
   image.with_name(f"more{image.suffix}").write_bytes(image.read_bytes())
@@ -92,7 +111,8 @@ def _one_more(folder, stem, predictions):
     (lambda folder, stem, predictions: (predictions / f"{stem}_corrected.png").unlink(), "errseg predict"),
     (_small, "is 15x10, and"),
     (_beyond, "label value 255 is no class"),
-    (_one_more, "holds 3 images"),
+    (_renamed, "no test image of"),
+    (_one_more, ": 3 images, and the test split"),
     (
       lambda folder, stem, predictions: [p.unlink() for p in (folder / "images").rglob("*.*g")],
       "holds no image",
@@ -118,5 +138,23 @@ def test_nothing_is_overwritten_and_flags_are_checked(case, capsys):
   assert "--predictions is needed" in capsys.readouterr().err
   assert main(["submit", f"--predictions={folder}"]) == 2
   assert "--to is needed" in capsys.readouterr().err
+  capsys.readouterr()
   assert run(name, folder, "--labels=all", f"--out={folder / 'x.zip'}") == 2
+  assert "--labels=all must be one of" in capsys.readouterr().err
   assert run(name, folder, f"--out={folder / 'x.tar'}") == 2
+  assert f"must end in {'.tgz or .tar.gz' if name == 'voc' else '.zip'}" in capsys.readouterr().err
+
+
+def test_a_list_names_the_test_images_among_others(case, capsys):
+  """VOC's lie among all of JPEGImages."""
+  name, folder = case
+  _one_more(folder, NAMES[name][0], folder / "predictions")
+  listed = folder / "test.txt"
+  assert run(name, folder, f"--list={listed}") == 2
+  assert "test.txt: no such file" in capsys.readouterr().err
+  listed.write_text("\n".join((*NAMES[name], "nowhere")))
+  assert run(name, folder, f"--list={listed}") == 2
+  assert "'nowhere' is no image of" in capsys.readouterr().err
+  listed.write_text("\n".join(NAMES[name]) + "\n")
+  assert run(name, folder, f"--list={listed}") == 0
+  assert list(content(folder / "out" / ARCHIVE[name])) == WRITTEN[name]

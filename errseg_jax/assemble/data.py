@@ -44,7 +44,7 @@ def transform(config: ConfigDict, source: str = "semantic", samples: Source | No
   Args:
     config: of the run.
     source: the training source's name.
-    samples: of it, which `transform.copy_paste` takes regions from; without them nothing is pasted.
+    samples: that it is for, which `transform.copy_paste` takes regions from; without them nothing is pasted.
   """
   section = config.transform.to_dict()
   probability = section.pop("copy_paste")

@@ -18,7 +18,7 @@ Arrays = dict[str, Any]
 
 def train_batches(
   sources: Sequence[Any],
-  transform: Callable[[Arrays, np.random.Generator], Arrays],
+  transforms: Sequence[Callable[[Arrays, np.random.Generator], Arrays]],
   *,
   batch_size: int,
   seed: int,
@@ -30,7 +30,7 @@ def train_batches(
 
   Args:
     sources: random-access samples; step i takes its whole batch from the i mod len(sources)-th.
-    transform: augments a sample to fixed size, from its own generator.
+    transforms: of each source, augments a sample to fixed size, from the sample's own generator.
     batch_size: images per global batch; the number of processes divides it.
     seed: of order and augmentation.
     start: first step. Resuming is starting at a step: nothing before it is read.
@@ -46,7 +46,7 @@ def train_batches(
   local, own = batch_size // jax.process_count(), slice(jax.process_index(), None, jax.process_count())
   datasets = [
     grain.MapDataset.source(source).seed(seed + k).shuffle().repeat().random_map(transform).batch(local)[own]
-    for k, source in enumerate(sources)
+    for k, (source, transform) in enumerate(zip(sources, transforms, strict=True))
   ]
   dataset = grain.MapDataset.mix(datasets)[start:stop]  # equal weights: in turn
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, 2 * threads))

@@ -76,8 +76,9 @@ class Trainer:
     self.dataset = assemble.dataset(config)
     self.splits = assemble.splits(config)
     self.sources = self.splits.sources(self.dataset)
+    # Of each source that a stage reads: what is pasted into a fold's images comes from that fold.
     self.transforms = {
-      stage.source: assemble.transform(config, stage.source, self.sources.get(stage.source))
+      stage.name: [assemble.transform(config, stage.source, source) for source in self.sources_of(stage)]
       for stage in self.stages
     }
     classes = self.dataset.info.num_classes
@@ -227,12 +228,12 @@ class Trainer:
     writer: MetricWriter,
     stop: StopSignal,
   ) -> Loop:
-    config, sources = self.config, [self.sources[name] for name in stage.folds or (stage.source,)]
+    config, sources = self.config, self.sources_of(stage)
     order = {"batch_size": stage.batch_size, "seed": stage.seed(config.seed)}
     batches = functools.partial(
       train_batches,
       sources,
-      self.transforms[stage.source],
+      self.transforms[stage.name],
       stop=stage.steps,
       threads=config.loader.threads,
       **order,
@@ -251,6 +252,10 @@ class Trainer:
       stop,
       self.mesh,
     )
+
+  def sources_of(self, stage: Stage) -> list[Any]:
+    """The images that a stage trains on, in turn."""
+    return [self.sources[name] for name in stage.folds or (stage.source,)]
 
   def confusion_input(
     self, stage: Stage, variables: Variables, frozen: Variables, progress: Mapping[str, Any]

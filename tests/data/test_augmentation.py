@@ -119,8 +119,8 @@ def test_a_step_is_the_same_from_wherever_training_starts():
   source = Coordinates()
   transform = chain(TrainTransform((32, 32), cutout=0.3), True, source)
   options = {"batch_size": 2, "seed": 5, "stop": 9, "threads": 2}
-  whole = list(train_batches([source], transform, start=0, **options))
-  late = list(train_batches([source], transform, start=6, **options))
+  whole = list(train_batches([source], [transform], start=0, **options))
+  late = list(train_batches([source], [transform], start=6, **options))
   for want, got in zip(whole[6:], late, strict=True):
     np.testing.assert_array_equal(got["image"], want["image"])
     np.testing.assert_array_equal(got["label"], want["label"])

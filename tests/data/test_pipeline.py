@@ -79,7 +79,7 @@ def resident():
 def test_memory_does_not_grow_over_100_000_samples(capsys):
   batches = train_batches(
     [Endless(100_000)],
-    TrainTransform((32, 32)),
+    [TrainTransform((32, 32))],
     batch_size=50,
     seed=0,
     start=0,

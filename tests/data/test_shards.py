@@ -73,7 +73,7 @@ def test_training_batches_are_the_same(root, tmp_path):
   options = {"batch_size": 4, "seed": 3, "start": 2, "stop": 6, "threads": 2}
   transform = assemble.transform(load("configs/folders.py", (*FLAGS, "--config.transform.crop_size=(16,16)")))
   sources = (dataset(root).source("train"), dataset(root, out).source("train"))
-  for want, got in zip(*(list(train_batches([s], transform, **options)) for s in sources), strict=True):
+  for want, got in zip(*(list(train_batches([s], [transform], **options)) for s in sources), strict=True):
     for key in want:
       np.testing.assert_array_equal(got[key], want[key])
 

@@ -34,7 +34,7 @@ class Bench:
   def batches(self, count):
     arrays = train_batches(
       self.sources,
-      assemble.transform(self.config),
+      [assemble.transform(self.config)] * len(self.sources),
       batch_size=self.stage.batch_size,
       seed=0,
       start=0,

@@ -27,7 +27,7 @@ def mark(sample, rng):
 
 def order(start, stop, seed=3, threads=2):
   batches = train_batches(
-    (Numbers(),), mark, batch_size=4, seed=seed, start=start, stop=stop, threads=threads
+    (Numbers(),), (mark,), batch_size=4, seed=seed, start=start, stop=stop, threads=threads
   )
   return [(b["index"].tolist(), b["draw"].tolist()) for b in batches]
 
