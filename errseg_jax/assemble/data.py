@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from errseg_jax.assemble.sections import construct
 from errseg_jax.data import datasets
-from errseg_jax.data.copy_paste import Chain, copy_paste
+from errseg_jax.data.augmentations import Augmentation, Chain
+from errseg_jax.data.copy_paste import copy_paste
 from errseg_jax.data.datasets import Source
 from errseg_jax.data.shards import Sharded
 from errseg_jax.data.splits import Splits
@@ -36,7 +36,7 @@ def pad_value(config: ConfigDict) -> tuple[int, int, int]:
   return r, g, b
 
 
-def transform(config: ConfigDict, source: str = "semantic", samples: Source | None = None) -> Any:
+def transform(config: ConfigDict, source: str = "semantic", samples: Source | None = None) -> Augmentation:
   """(sample, generator) -> view: augmentation of the images of a training source.
 
   "strong" errors come from what the branches are fed.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
@@ -76,15 +75,3 @@ def copy_paste(source: Source, num_classes: int, probability: float) -> CopyPast
   rarity = np.where(counts > 0, 1 / np.maximum(counts, 1), 0.0)
   donors = tuple(tuple(indices[shown[:, k]].tolist()) for k in range(num_classes))
   return CopyPaste(source, donors, tuple((rarity / rarity.sum()).tolist()), probability)
-
-
-@dataclasses.dataclass(frozen=True)
-class Chain:
-  """Transforms one after the other, from one generator."""
-
-  parts: tuple[Any, ...]
-
-  def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-    for part in self.parts:
-      sample = part(sample, rng)
-    return sample

@@ -13,7 +13,7 @@ from errseg_jax.data.survey import Fingerprint
 BITS = 32
 """Of 256, in which two images that look alike may differ: at three quarters of the size and compressed hard, images of
 MSRC-21 differ from themselves in 30 at most; from each other in 56 at least, but for one pair that is the same."""
-_CHUNK = 1024  # images of one split that are compared at a time
+_CHUNK = 2048  # images of a split that are compared at a time with as many of another
 
 
 def duplicates(found: Mapping[str, Sequence[Fingerprint]]) -> list[Finding]:
@@ -50,10 +50,15 @@ def _alike(ones: Sequence[Fingerprint], others: Sequence[Fingerprint]) -> dict[i
     return {}
   out: dict[int, int] = {}
   for start in range(0, len(other_places), _CHUNK):
-    # Of two vectors of signs the product counts the equal bits minus the others.
-    equal = other_looks[start : start + _CHUNK] @ looks.T
-    best = equal.argmax(1)
-    near = np.flatnonzero(equal[np.arange(len(best)), best] >= looks.shape[1] - 2 * BITS)
+    part = other_looks[start : start + _CHUNK]
+    most, best = np.full(len(part), -np.inf), np.zeros(len(part), int)
+    for first in range(0, len(places), _CHUNK):
+      # Of two vectors of signs the product counts the equal bits minus the others.
+      equal = part @ looks[first : first + _CHUNK].T
+      top = equal.max(1)
+      best = np.where(top > most, first + equal.argmax(1), best)
+      most = np.maximum(most, top)
+    near = np.flatnonzero(most >= looks.shape[1] - 2 * BITS)
     out |= {other_places[start + k]: places[best[k]] for k in near}
   return out
 

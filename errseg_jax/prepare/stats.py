@@ -20,6 +20,7 @@ from errseg_jax.pixel_losses import class_weights
 from errseg_jax.prepare.check import surveyed
 from errseg_jax.structs import DatasetInfo
 
+SHOWN = 21  # sizes in a table, and classes that a table has a column for each of
 WEIGHTS = ("inverse", "inverse_sqrt", "median_frequency")
 
 
@@ -47,7 +48,8 @@ def stats(config: ConfigDict, split: str, out: pathlib.Path | None, as_json: boo
     print(json.dumps(found, indent=1))
     return
   console = Console()
-  console.print(table(found))
+  for part in (table(found), sizes_table(found), together_table(found)):
+    console.print(part)
   if report.problems:
     console.print(f"{len(report.problems)} samples left out that cannot be used; see `errseg data check`")
   if out is not None:
@@ -104,12 +106,9 @@ def weights_of(report: CheckReport) -> dict[str, tuple[float, ...]]:
 def table(found: dict[str, Any]) -> Table:
   """Pixels, images and weights of each class."""
   mean, std = (", ".join(f"{v:.1f}" for v in found[key]) for key in ("mean", "std"))
-  sizes = sorted(found["sizes"], key=lambda size: -size["images"])
-  listed = ", ".join(f"{size['width']}x{size['height']} ({size['images']})" for size in sizes[:3])
-  more = f" and {len(sizes) - 3} more sizes" if len(sizes) > 3 else ""
   out = Table(
     title=f"{found['dataset']} {found['split']}: {found['images']} images",
-    caption=f"RGB mean {mean}, standard deviation {std}; ignored {found['ignored']:.1f} %; {listed}{more}",
+    caption=f"RGB mean {mean}, standard deviation {std}; ignored {found['ignored']:.1f} %",
   )
   out.add_column("class")
   for column in ("pixels", "% of pixels", "images", "1 / share", "1 / sqrt", "median frequency"):
@@ -120,6 +119,46 @@ def table(found: dict[str, Any]) -> Table:
       escape(row["class"]), f"{row['pixels']:,}", f"{row['share']:.2f}", str(row["images"]), *weights
     )
   return out
+
+
+def sizes_table(found: dict[str, Any]) -> Table:
+  """Images of each size, the most common first."""
+  rows = sorted(found["sizes"], key=lambda size: -size["images"])
+  out = Table(title="sizes")
+  for column in ("width x height", "images", "%"):
+    out.add_column(column, justify="right")
+  counts = [(f"{row['width']} x {row['height']}", row["images"]) for row in rows[:SHOWN]]
+  if rest := sum(row["images"] for row in rows[SHOWN:]):
+    counts.append((f"{len(rows) - SHOWN} more", rest))
+  for name, count in counts:
+    out.add_row(name, str(count), f"{100 * count / found['images']:.1f}")
+  return out
+
+
+def together_table(found: dict[str, Any]) -> Table:
+  """Of the images that show a class, how many show another, in percent: each other class, or of many the first five."""
+  names = [escape(row["class"]) for row in found["classes"]]
+  given = shares_together(found)
+  out = Table(title="% of the row's images that show the column")
+  out.add_column("class")
+  if len(names) <= SHOWN:
+    for index in range(len(names)):
+      out.add_column(str(index), justify="right")
+    for index, name in enumerate(names):
+      out.add_row(f"{index} {name}", *(f"{share:.0f}" for share in given[index]))
+    return out
+  out.title = "what comes with each class, % of its images"
+  out.add_column("with")
+  for index, name in enumerate(names):
+    others = [k for k in np.argsort(-given[index], kind="stable") if k != index and given[index, k]][:5]
+    out.add_row(name, ", ".join(f"{names[k]} {given[index, k]:.0f}" for k in others))
+  return out
+
+
+def shares_together(found: dict[str, Any]) -> np.ndarray:
+  """Percent of the images of a row's class that show the column's, float64 [C, C]."""
+  counts = np.array(found["together"], float)
+  return 100 * counts / np.maximum(counts.diagonal()[:, None], 1)
 
 
 def plot(info: DatasetInfo, found: dict[str, Any]) -> str:
@@ -139,9 +178,7 @@ def plot(info: DatasetInfo, found: dict[str, Any]) -> str:
   sizes.scatter([r["width"] for r in rows], [r["height"] for r in rows], s=area, alpha=0.5, color="#0072b2")
   sizes.set(xlabel="width, pixels", ylabel="height, pixels", title="sizes; the area says how many")
   sizes.margins(0.15)
-  counts = np.array(found["together"], float)
-  given = 100 * counts / np.maximum(counts.diagonal()[:, None], 1)
-  shown = together.imshow(given, cmap="Blues", vmin=0, vmax=100)
+  shown = together.imshow(shares_together(found), cmap="Blues", vmin=0, vmax=100)
   together.set(
     xticks=places, yticks=places, yticklabels=info.classes, title="% of the row's images that show the column"
   )

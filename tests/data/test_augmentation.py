@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from errseg_jax.data.copy_paste import Chain, copy_paste
+from errseg_jax.data.augmentations import Chain
+from errseg_jax.data.copy_paste import copy_paste
 from errseg_jax.data.pipeline import train_batches
 from errseg_jax.data.transforms import TrainTransform
 from errseg_jax.errors import UserError

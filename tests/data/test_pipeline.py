@@ -5,8 +5,12 @@ import pathlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from errseg_jax.data import datasets
 from errseg_jax.data.pipeline import bucket, eval_batches, train_batches
+from errseg_jax.data.shard_writer import write_split
+from errseg_jax.data.shards import Sharded
 from errseg_jax.data.transforms import TrainTransform
 
 
@@ -50,25 +54,6 @@ def test_batches_hold_each_image_once_at_its_padded_size():
   assert (batches[1]["label"][1] == 255).all()  # fills the batch up
 
 
-class Endless:
-  """As many small samples as are asked for."""
-
-  def __init__(self, count):
-    self.count = count
-
-  @property
-  def names(self):
-    return range(self.count)
-
-  def __len__(self):
-    return self.count
-
-  def __getitem__(self, index):
-    rng = np.random.default_rng(index)
-    label = rng.integers(0, 3, (40, 40), np.uint8)
-    return {"image": np.repeat(label[..., None] * 80, 3, 2), "label": label, "name": str(index)}
-
-
 def resident():
   """Bytes of this process in memory."""
   pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
@@ -76,17 +61,24 @@ def resident():
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_over_100_000_samples(capsys):
-  batches = train_batches(
-    [Endless(100_000)],
-    [TrainTransform((32, 32))],
-    batch_size=50,
-    seed=0,
-    start=0,
-    stop=2000,
-    threads=2,
-  )
+@pytest.mark.parametrize("sharded", [False, True])
+def test_memory_does_not_grow_over_100_000_samples(tmp_path, capsys, sharded):
+  """JPEG and PNG files, or shards of them, decoded and augmented again and again."""
+  rng = np.random.default_rng(0)
+  for kind in ("images", "labels"):
+    (tmp_path / kind / "train").mkdir(parents=True)
+  for number in range(100):
+    Image.fromarray(rng.integers(0, 256, (48, 64, 3), np.uint8)).save(tmp_path / f"images/train/{number}.jpg")
+    Image.fromarray(rng.integers(0, 3, (48, 64), np.uint8)).save(tmp_path / f"labels/train/{number}.png")
+  dataset = datasets.build("folders", root=str(tmp_path), num_classes=3)
+  if sharded:
+    write_split(dataset, "train", dataset.source("train"), tmp_path / "shards", 4, 1)
+    dataset = Sharded(dataset, tmp_path / "shards")
+  transforms = [TrainTransform((32, 32), blur=1.0, noise=5.0, cutout=0.3)]
+  options = {"batch_size": 50, "seed": 0, "start": 0, "stop": 2000, "threads": 2}
+  batches = train_batches([dataset.source("train")], transforms, **options)
   sizes = [resident() for step, _ in enumerate(batches) if step % 100 == 0]
   with capsys.disabled():
-    print(f"\n{sizes[4] / 1e6:.0f} MB after 20,000 samples, {sizes[-1] / 1e6:.0f} MB after 95,000")
+    what = "shards" if sharded else "files"
+    print(f"\n{what}: {sizes[4] / 1e6:.0f} MB after 20,000 samples, {sizes[-1] / 1e6:.0f} MB after 95,000")
   assert sizes[-1] < sizes[4] + 20e6

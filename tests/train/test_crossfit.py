@@ -140,3 +140,18 @@ def test_a_branch_that_is_stopped_between_folds_goes_on_with_the_next(seen, tmp_
     for folder in (trainer.workdir, workdir)
   )
   assert same(whole, halved)
+
+
+def test_what_is_pasted_into_a_fold_comes_from_that_fold(tiny_config, tmp_path):
+  """Else a branch would see the errors of a network on regions that it has learnt."""
+  changes = {"splits__error_source": "crossfit", "splits__folds": 2, "transform__copy_paste": 0.5}
+  trainer = module.Trainer(
+    with_defaults(tiny_config(order=("semantic", "error"), **changes)), tmp_path / "run"
+  )
+  stages = {stage.name: stage for stage in trainer.stages}
+  for fold, transform in zip(FOLDS, trainer.transforms["error"], strict=True):
+    assert transform.parts[0].source is trainer.sources[fold]
+    (own,) = trainer.transforms[fold]
+    assert own.parts[0].source is trainer.sources[f"without_{fold}"]
+  assert len(trainer.transforms["semantic"]) == 1
+  assert stages["error"].folds == FOLDS
