@@ -20,7 +20,7 @@ from errseg_jax.pixel_losses import class_weights
 from errseg_jax.prepare.check import surveyed
 from errseg_jax.structs import DatasetInfo
 
-SHOWN = 21  # sizes in a table, and classes that a table has a column for each of
+SHOWN = 20  # sizes in a table
 WEIGHTS = ("inverse", "inverse_sqrt", "median_frequency")
 
 
@@ -136,18 +136,11 @@ def sizes_table(found: dict[str, Any]) -> Table:
 
 
 def together_table(found: dict[str, Any]) -> Table:
-  """Of the images that show a class, how many show another, in percent: each other class, or of many the first five."""
+  """What comes with each class: the first five of the others. stats.json and the plot have all of them."""
   names = [escape(row["class"]) for row in found["classes"]]
   given = shares_together(found)
-  out = Table(title="% of the row's images that show the column")
+  out = Table(title="what comes with each class, % of its images")
   out.add_column("class")
-  if len(names) <= SHOWN:
-    for index in range(len(names)):
-      out.add_column(str(index), justify="right")
-    for index, name in enumerate(names):
-      out.add_row(f"{index} {name}", *(f"{share:.0f}" for share in given[index]))
-    return out
-  out.title = "what comes with each class, % of its images"
   out.add_column("with")
   for index, name in enumerate(names):
     others = [k for k in np.argsort(-given[index], kind="stable") if k != index and given[index, k]][:5]
