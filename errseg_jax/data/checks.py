@@ -11,18 +11,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from errseg_jax.data.datasets.base import Dataset, Source, repeats
-from errseg_jax.data.faults import Finding
+from errseg_jax.data.faults import NOTES, Finding
 from errseg_jax.data.survey import Facts, Fingerprint, survey
 from errseg_jax.errors import UserError
 from errseg_jax.structs import IGNORE, DatasetInfo
 
 # Above it, most of the data set teaches and measures nothing.
 _MUCH_IGNORED = 0.5
-NOTES = {
-  "grey": "is grey; it is read as RGB of three equal channels",
-  "cmyk": "is CMYK; convert it to RGB, or its colours come out by rule of thumb",
-  "rotated": "has an EXIF rotation and is read upright; check that its label lies on the upright image",
-}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -83,3 +83,9 @@ FAULTS = {
   "rotated": Fault("image with an EXIF rotation", "check that its label lies on the upright image", False),
 }
 """The kinds, worst first."""
+NOTES = {
+  "grey": "is grey; it is read as RGB of three equal channels",
+  "cmyk": "is CMYK; convert it to RGB, or its colours come out by rule of thumb",
+  "rotated": "has an EXIF rotation and is read upright; check that its label lies on the upright image",
+}
+"""What is said of an image file by the kind that its header shows."""

@@ -186,13 +186,14 @@ def pair_source(
   return FilePairs(names, *paths, num_classes, label_map, advice, downscale, read)
 
 
-def files_by_name(folder: pathlib.Path, suffix: str, layout: str) -> dict[str, pathlib.Path]:
+def files_by_name(folder: pathlib.Path, suffix: str, layout: str, below: str = "") -> dict[str, pathlib.Path]:
   """The folder's files by their name without `suffix`, in order.
 
   Args:
     folder: that holds them.
     suffix: of the files that are meant.
     layout: what data.root must be, for the messages.
+    below: "*/" where they lie in folders of it; their names are then FOLDER/NAME.
 
   Raises:
     UserError: the folder is missing or holds no such file.
@@ -200,10 +201,10 @@ def files_by_name(folder: pathlib.Path, suffix: str, layout: str) -> dict[str, p
   if not folder.is_dir():
     raise UserError(f"{folder}: no such folder; {layout}")
   # Archives made on a Mac hold "._NAME.png" beside each file.
-  paths = [path for path in sorted(folder.glob(f"*{suffix}")) if not path.name.startswith(".")]
+  paths = [path for path in sorted(folder.glob(f"{below}*{suffix}")) if not path.name.startswith(".")]
   if not paths:
-    raise UserError(f"{folder}: holds no *{suffix}; {layout}")
-  return {path.name.removesuffix(suffix): path for path in paths}
+    raise UserError(f"{folder}: holds no {below}*{suffix}; {layout}")
+  return {path.relative_to(folder).as_posix().removesuffix(suffix): path for path in paths}
 
 
 def with_labels(

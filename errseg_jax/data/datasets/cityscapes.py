@@ -9,6 +9,7 @@ from errseg_jax.data.datasets.base import (
   Dataset,
   FilePairs,
   existing_root,
+  files_by_name,
   pair_source,
   with_labels,
 )
@@ -85,8 +86,8 @@ class Cityscapes(Dataset):
     self._check(split)
     root = existing_root(self.root, variable="CITYSCAPES_DATASET")
     kind = "gtFine" if self.fine else "gtCoarse"
-    images = self._files(root / "leftImg8bit" / split, "leftImg8bit")
-    labels = self._files(root / kind / split, f"{kind}_{self.labels}")
+    images = _files(root / "leftImg8bit" / split, "leftImg8bit")
+    labels = _files(root / kind / split, f"{kind}_{self.labels}")
     missing = f"{root / kind / split}/{{}}_{kind}_{self.labels}.png"
     rows, problems = with_labels(images, labels, missing)
     rows = [(name.rpartition("/")[2], image, label) for name, image, label in rows]
@@ -105,22 +106,14 @@ class Cityscapes(Dataset):
     if split == "train_extra" and self.fine:
       raise UserError("cityscapes: split 'train_extra' has coarse labels only; set data.fine=False")
 
-  def _files(self, folder: pathlib.Path, suffix: str) -> dict[str, pathlib.Path]:
-    """File by CITY/NAME, in order.
 
-    Raises:
-      UserError: the folder is missing or holds no such file.
-    """
-    kind = folder.parent.name
-    layout = f"data.root must hold {kind}/{folder.name}/CITY/*_{suffix}.png"
-    if not folder.is_dir():
-      raise UserError(f"{folder}: no such folder; {layout}")
-    end = f"_{suffix}.png"
-    # Archives made on a Mac hold "._NAME.png" beside each file.
-    paths = [path for path in sorted(folder.glob(f"*/*{end}")) if not path.name.startswith(".")]
-    if not paths:
-      made = "; csCreateTrainIdLabelImgs of cityscapesscripts writes them, or set data.labels=labelIds"
-      raise UserError(
-        f"{folder}: holds no */*{end}; {layout}" + (made if suffix.endswith("TrainIds") else "")
-      )
-    return {f"{path.parent.name}/{path.name.removesuffix(end)}": path for path in paths}
+def _files(folder: pathlib.Path, suffix: str) -> dict[str, pathlib.Path]:
+  """File by CITY/NAME, in order.
+
+  Raises:
+    UserError: the folder is missing or holds no such file.
+  """
+  layout = f"data.root must hold {folder.parent.name}/{folder.name}/CITY/*_{suffix}.png"
+  if suffix.endswith("TrainIds"):
+    layout += "; csCreateTrainIdLabelImgs of cityscapesscripts writes them, or set data.labels=labelIds"
+  return files_by_name(folder, f"_{suffix}.png", layout, below="*/")
