@@ -72,6 +72,12 @@ def defaults(cls: type) -> dict[str, Any]:
   return out
 
 
+def kind_of(section: Mapping[str, Any]) -> Any:
+  """A section's name, without what it is to read: "tfds" of "tfds:NAME"."""
+  name = section.get("name")
+  return "tfds" if str(name).startswith("tfds:") else name
+
+
 def with_defaults(config: ConfigDict) -> ConfigDict:
   """Fills the sections that are the arguments of a class with the class's defaults.
 
@@ -90,7 +96,7 @@ def with_defaults(config: ConfigDict) -> ConfigDict:
   for name in PIXEL_SECTIONS:
     config[name].pixel = pixel_section(config, name)
     names.append((config[name].pixel, PIXEL_LOSSES, f"config.{name}.pixel.name"))
-  sections = [(s, registry[known(s.get("name"), registry, where)]) for s, registry, where in names]
+  sections = [(s, registry[known(kind_of(s), registry, where)]) for s, registry, where in names]
   sections += [
     (config.guidance, Guidance),
     (config.guidance_loss, losses.GuidedLoss),

@@ -114,6 +114,16 @@ def test_any_config_reads_a_prepared_set_by_its_name(prepared, caplog):
   assert "data.downscale has no effect" in caplog.text
 
 
+def test_a_config_file_may_name_it_too(prepared, tmp_path):
+  (tmp_path / "mine.py").write_text(
+    "from errseg_jax.config import default_config\n\n\ndef get_config(arg=None):\n  config = default_config()\n"
+    f"  config.data = {{'name': 'tfds:folders', 'root': {str(prepared[1])!r}}}\n  return config\n"
+  )
+  config = load(str(tmp_path / "mine.py"), ())
+  assert assemble.dataset(config).info.num_classes == 3
+  assert assemble.dataset(assemble.with_defaults(config)).source("val")[0]["image"].shape == (16, 24, 3)
+
+
 def quirky(root):
   """Files that not all decoders read alike: two orientations, CMYK, RGBA, a palette."""
   rng = np.random.default_rng(0)
