@@ -41,6 +41,8 @@ def segmenter_section() -> ConfigDict:
   """The semantic network: a published DeepLabv3+, from scratch."""
   config = ConfigDict()
   config.init = ""  # a workdir whose semantic network is taken as given: no semantic stage
+  # A given network that is not ours: {"name": of adapters.ADAPTERS, and its fields}; of what follows only mean is read.
+  config.adapter = ConfigDict()
   config.backbone = ConfigDict({"name": "resnet", "depth": 50, "output_stride": 16})
   config.backbone_weights = ""  # .npz of ImageNet weights for the backbone, or the workdir of another run
   config.head = ConfigDict({"name": "deeplabv3plus"})
@@ -266,6 +268,13 @@ def paper(config: ConfigDict) -> ConfigDict:
   config.choose.fusions = ("mask",)
   config.choose.thresholds = (0.7,)
   return config
+
+
+def network_given(config: ConfigDict) -> str:
+  """What a run's semantic network is taken from, as a config says it; "" where a stage of the run trains it."""
+  if config.segmenter.init:
+    return f"config.segmenter.init={config.segmenter.init}"
+  return f"config.segmenter.adapter={config.segmenter.adapter.to_dict()}" if config.segmenter.adapter else ""
 
 
 def given_network(config: ConfigDict) -> ConfigDict:

@@ -17,6 +17,7 @@ from errseg_jax.errors import UserError
 
 FREE = (
   "data",
+  "segmenter.adapter",
   "segmenter.backbone",
   "segmenter.head",
   "guidance",
@@ -34,7 +35,7 @@ FREE = (
 )
 
 
-ARCHITECTURE = ("backbone", "head", "mean", "std", "channels", "size_remainder")
+ARCHITECTURE = ("adapter", "backbone", "head", "mean", "std", "channels", "size_remainder")
 """Keys of a segmenter section that its weights fit."""
 
 

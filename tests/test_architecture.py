@@ -18,6 +18,7 @@ ORDER = (
   "data",
   "metrics",
   "models",
+  "adapters",
   "pixel_losses",
   "kernels",
   "losses",

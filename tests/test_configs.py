@@ -189,7 +189,7 @@ def test_a_forgotten_network_and_a_wrong_argument_are_said(name, roots, tmp_path
   root = roots[CONFIGS[name][0]]
   flags = [f"--config.data.root={root}", f"--workdir={tmp_path / 'run'}"]
   assert main(["train", f"--config={FOLDER / name}.py", *flags]) == 2
-  assert "segmenter.init names no network" in capsys.readouterr().err
+  assert "neither segmenter.init nor" in capsys.readouterr().err
   with pytest.raises(UserError, match="known: paper, runlocal"):
     config_of(name, "papr")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from errseg_jax.adapters import ADAPTERS, Adapted, Network
 from errseg_jax.assemble.groups import named_groups
 from errseg_jax.assemble.sections import construct, known, pixel_section
 from errseg_jax.assemble.sight import tiles, views
@@ -33,9 +35,20 @@ LOW_STRIDES = (2, 4, 8, 16)  # that subnets may ask for
 DTYPES = ("float32", "bfloat16", "float64")
 
 
-def segmenter(config: ConfigDict, num_classes: int) -> Segmenter:
+@functools.lru_cache(maxsize=4)
+def given(adapter: Any, num_classes: int) -> Network:
+  """The network of an adapter; made once, however often a model is assembled."""
+  return adapter.network(num_classes)
+
+
+def segmenter(config: ConfigDict, num_classes: int) -> Segmenter | Adapted:
   """The semantic network."""
   section = config.segmenter
+  if section.adapter:
+    fields = section.adapter.to_dict()
+    cls = ADAPTERS[known(fields.pop("name", ""), ADAPTERS, "config.segmenter.adapter.name")]
+    fields = {k: as_tuples([*v.items()] if isinstance(v, dict) else v) for k, v in fields.items()}
+    return Adapted(given(construct(cls, fields, "segmenter.adapter"), num_classes), tuple(section.mean))
   dtype = known(config.dtype, DTYPES, "config.dtype")
   known(section.channels, ("rgb", "bgr"), "config.segmenter.channels")
   backbone, head = section.backbone.to_dict(), section.head.to_dict()

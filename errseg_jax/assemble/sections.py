@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from errseg_jax import losses
+from errseg_jax.adapters import ADAPTERS
 from errseg_jax.data import datasets
 from errseg_jax.errors import UserError
 from errseg_jax.models.backbones import BACKBONES
@@ -93,6 +94,8 @@ def with_defaults(config: ConfigDict) -> ConfigDict:
     (config.error_branch, ERROR_BRANCHES, "config.error_branch.name"),
     (config.detail_branch, DETAIL_BRANCHES, "config.detail_branch.name"),
   ]
+  if config.segmenter.adapter:
+    names.append((config.segmenter.adapter, ADAPTERS, "config.segmenter.adapter.name"))
   for name in PIXEL_SECTIONS:
     config[name].pixel = pixel_section(config, name)
     names.append((config[name].pixel, PIXEL_LOSSES, f"config.{name}.pixel.name"))

@@ -102,9 +102,9 @@ def ours(net: Any) -> tuple[Segmenter, dict[str, Any]]:
   arrays = {name: tensor.numpy() for name, tensor in net.state_dict().items()}
   network = NETWORKS["smp_deeplabv3plus"]
   config = resolved_config(network, arrays, True)
-  return assemble.segmenter(config, CLASSES), converted_variables(
-    network, arrays, config, type(net).__name__, True
-  )
+  segmenter = assemble.segmenter(config, CLASSES)
+  assert isinstance(segmenter, Segmenter)
+  return segmenter, converted_variables(network, arrays, config, type(net).__name__, True)
 
 
 def inference(

@@ -67,7 +67,7 @@ class Tuner:
     assert self.model.views is not None
     with self.progress("views", len(self.source)) as show:
       shards = store_candidates(self.folder, self.evaluator, self.model, self.variables, self.source, show)
-    weights, _ = fit_combination(shards, self.model.segmenter.head.num_classes, self.model.views)
+    weights, _ = fit_combination(shards, self.model.detail.num_classes, self.model.views)
     shutil.rmtree(self.folder)
     scores: dict[str, float] = {}
     for name in ("mean", "learned"):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from errseg_jax import assemble
+from errseg_jax.adapters import given_weights
 from errseg_jax.errors import UserError
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.train.checkpoints import StageCheckpoints
@@ -75,8 +76,10 @@ def segmenter_of(workdir: pathlib.Path, like: Variables) -> Variables:
   config = load_config(workdir)
   stages = {stage.name: stage for stage in plan(config)}
   last = next((name for name in ("guided", "finetune", "semantic", "cascade") if name in stages), "")
-  if not last:
+  if not last and config.segmenter.init:
     return segmenter_of(pathlib.Path(config.segmenter.init), like)
+  if not last:
+    return adapted(assemble.segmenter(config, assemble.dataset(config).info.num_classes))
   try:
     return _trained(config, workdir, stages[last], like, "segmenter")
   except UserError as error:
@@ -86,6 +89,11 @@ def segmenter_of(workdir: pathlib.Path, like: Variables) -> Variables:
       f"{error}. For other classes or another head take its backbone alone: "
       f"--config.segmenter.backbone_weights={workdir}"
     ) from None
+
+
+def adapted(segmenter: Any) -> Variables:
+  """The weights of an adapted network, of whatever it was made from."""
+  return {"params": {"segmenter": given_weights(segmenter)}, "batch_stats": {}}
 
 
 def guidance_of(workdir: pathlib.Path, like: Variables) -> Variables:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.train.backbone_weights import load_backbone
-from errseg_jax.train.given import IMAGE, check_given, guidance_of, segmenter_of
+from errseg_jax.train.given import IMAGE, adapted, check_given, guidance_of, segmenter_of
 from errseg_jax.train.state import Variables, merge, split
 
 # A draw for each of some hundred arrays: compiled once, run once, and on a CPU three times as fast to compile so.
@@ -27,6 +27,8 @@ def random_variables(model: ErrorAware, config: ConfigDict) -> Variables:
 def initial_variables(model: ErrorAware, config: ConfigDict) -> Variables:
   """All groups at step 0 of a run; the given network, with its guidance, or backbone weights in place."""
   variables = random_variables(model, config)
+  if config.segmenter.adapter and not config.segmenter.init:
+    return merge(variables, adapted(model.segmenter))
   if config.segmenter.init:
     check_given(config)
     workdir = pathlib.Path(config.segmenter.init)

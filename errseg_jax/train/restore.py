@@ -12,7 +12,7 @@ from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.network import TrainedNetwork
 from errseg_jax.inference.tuned import tuned_arrays
 from errseg_jax.train.checkpoints import StageCheckpoints
-from errseg_jax.train.given import abstract_variables, segmenter_of
+from errseg_jax.train.given import abstract_variables, adapted, segmenter_of
 from errseg_jax.train.stages import Stage, plan, trained_branches
 from errseg_jax.train.state import Variables, merge, split
 from errseg_jax.train.workdir import load_config
@@ -25,6 +25,8 @@ def trained_variables(config: ConfigDict, workdir: pathlib.Path, model: Any) -> 
     UserError: a stage has no checkpoint, or it does not fit.
   """
   like, variables = abstract_variables(model), Variables()
+  if config.segmenter.adapter:
+    variables = adapted(model.segmenter)
   if config.segmenter.init:
     variables = segmenter_of(pathlib.Path(config.segmenter.init), split(like, ("segmenter",))[0])
   for stage in plan(config):

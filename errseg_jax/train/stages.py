@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from ml_collections import ConfigDict
 
 from errseg_jax.assemble import construct, known
+from errseg_jax.config import network_given
 from errseg_jax.errors import UserError
 
 
@@ -116,10 +117,12 @@ def plan(config: ConfigDict) -> list[Stage]:
         f"config.splits.error_source={config.splits.error_source!r}: a cascade learns from its own errors as they "
         "are in each step; set it to 'train'"
       )
-  elif config.segmenter.init:
+  elif network_given(config):
     order = [name for name in order if name != "semantic"]
   elif not {*FIRST} & {*order}:
-    raise UserError("config.order has no semantic stage and config.segmenter.init names no network")
+    raise UserError(
+      "config.order has no semantic stage, and neither segmenter.init nor segmenter.adapter names a network"
+    )
   elif order[0] not in FIRST:
     raise UserError(f"config.order={tuple(order)}: the other stages need the semantic stage before them")
   _check_order(order)
@@ -155,10 +158,10 @@ def _folds(config: ConfigDict, order: list[str]) -> tuple[str, ...]:
       f"config.splits.error_source='crossfit' and stage {min(changed)!r} exclude each other: the fold networks are "
       "without it, so their errors would be those of another network"
     )
-  if config.segmenter.init:
+  if given := network_given(config):
     raise UserError(
       "config.splits.error_source='crossfit' trains the semantic network anew without each fold, which a given one "
-      f"(config.segmenter.init={config.segmenter.init}) cannot be: choose another error_source"
+      f"({given}) cannot be: choose another error_source"
     )
   return tuple(f"fold{k}" for k in range(config.splits.folds))
 

@@ -52,9 +52,9 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
       raise UserError(f"{path} has no section {sections[0]!r}: it is of another version, train again")
     if section.get(last) is None:
       section[last] = placeholder(kind)
-  missing = sorted(
-    k for k in flat(default_config()).keys() - flat(config).keys() if k.split(".")[0] in ALWAYS
-  )
+  default = default_config()
+  missing = [f"segmenter.{key}" for key in default.segmenter if key not in config.segmenter]
+  missing += sorted(k for k in flat(default).keys() - flat(config).keys() if k.split(".")[0] in ALWAYS)
   if missing:
     raise UserError(f"{path} has no {', '.join(missing[:4])}: it is of another version, train again")
   return config
