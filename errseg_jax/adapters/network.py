@@ -50,7 +50,8 @@ class Adapted(nn.Module):
     """[B, H, W, 3] uint8 RGB -> Features; `train` changes nothing."""
     given = self.network.weights
     weights = {name: self.param(name, _zeros, jnp.shape(x), jnp.result_type(x)) for name, x in given.items()}
-    out = self.network.function(weights, self.network.preprocess(image))
+    with jax.numpy_rank_promotion("allow"):  # where we are strict, others need not be
+      out = self.network.function(weights, self.network.preprocess(image))
     return as_features(out, self.network.num_classes, image.shape)
 
 
