@@ -14,12 +14,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from errseg_jax.inference.choice import Choice, fused_probabilities, rebalanced
-from errseg_jax.inference.combination import fit_combination, store_candidates
+from errseg_jax.inference.combination import choose_combination, store_candidates
 from errseg_jax.inference.compatibility import Candidates, fit_compatibility
 from errseg_jax.inference.evaluator import Evaluator
 from errseg_jax.inference.smoothing import log_scores, smoothed
 from errseg_jax.inference.tuned import Tuned, settings_of
-from errseg_jax.metrics.segmentation import confusion_matrix, segmentation_scores
+from errseg_jax.metrics.segmentation import confusion_matrix, mean_iou
 from errseg_jax.models.crf import GuidanceCRF
 from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.structs import Batch
@@ -67,9 +67,9 @@ class Tuner:
     assert self.model.views is not None
     with self.progress("views", len(self.source)) as show:
       shards = store_candidates(self.folder, self.evaluator, self.model, self.variables, self.source, show)
-    weights, _ = fit_combination(shards, self.model.detail.num_classes, self.model.views)
+    weights, held_out = choose_combination(shards, self.model.detail.num_classes, self.model.views)
     shutil.rmtree(self.folder)
-    scores: dict[str, float] = {}
+    scores = {f"views left out, {name}": score for name, score in held_out.items()}
     for name in ("mean", "learned"):
       model = self.model.clone(views=dataclasses.replace(self.model.views, combine=name))
       variables = {**self.variables, "tuned": {"combination": jnp.asarray(weights)}}
@@ -144,12 +144,6 @@ def candidates(crf: GuidanceCRF, guided: bool) -> list[tuple[float, float]]:
 
 def _given(value: float | None, default: float) -> float:
   return default if value is None else value
-
-
-def mean_iou(confusion: np.ndarray) -> float:
-  """Percent; 0 without a class."""
-  classes = [str(c) for c in range(len(confusion))]
-  return segmentation_scores(confusion, classes)["mIoU"] or 0.0
 
 
 def make_counter(

@@ -139,6 +139,11 @@ def segmentation_scores(confusion: np.ndarray, classes: Sequence[str], absent: S
   }
 
 
+def mean_iou(confusion: np.ndarray) -> float:
+  """Of a confusion matrix alone, percent; 0 without a class."""
+  return segmentation_scores(confusion, [str(c) for c in range(len(confusion))])["mIoU"] or 0.0
+
+
 def boundary_iou(counts: np.ndarray, classes: Sequence[str], left_out: Sequence[str] = ()) -> dict:
   """Boundary IoU of `boundary_counts` [2, C]: mBIoU and BIoU (class -> percent, or None as those `left_out`)."""
   values = _ratio(counts[0], np.where([name in left_out for name in classes], 0, counts[1]))

@@ -9,7 +9,13 @@ from scipy import optimize, special
 
 from errseg_jax.errors import UserError
 from errseg_jax.inference import combination
-from errseg_jax.inference.combination import fingerprint, fit_combination, store_candidates, write_shard
+from errseg_jax.inference.combination import (
+  choose_combination,
+  fingerprint,
+  fit_combination,
+  store_candidates,
+  write_shard,
+)
 from errseg_jax.inference.evaluator import Evaluator
 from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.models.tiles import Tiles
@@ -198,6 +204,35 @@ def test_what_is_found_is_the_minimum_and_starts_at_the_mean(tmp_path):
   assert losses[0] == pytest.approx(loss(np.full(6, 0.5)), abs=1e-5)
   assert losses[-1] == pytest.approx(loss(weights.ravel().astype(np.float64)), abs=1e-5)
   assert losses[-1] == pytest.approx(best.fun, abs=1e-3)
+
+
+def test_strength_pulls_towards_the_mean(tmp_path):
+  train = planted(tmp_path, range(4))
+  away = [abs(fit_combination(train, 3, VIEWS, strength)[0] - 0.5).max() for strength in (0.0, 0.3, 1e3)]
+  assert away[0] > away[1] > 10 * away[2]
+
+
+def test_weights_that_other_images_gain_by_are_kept(tmp_path):
+  train, held_out = planted(tmp_path, range(6)), planted(tmp_path, range(8, 12))
+  weights, scores = choose_combination(train, 3, VIEWS)
+  assert list(scores) == ["mean", *(f"strength {s:g}" for s in combination.STRENGTHS)]
+  assert max(scores.values()) > scores["mean"] + 5
+  assert accuracy(held_out, weights) > accuracy(held_out, np.full((2, 3), 0.5)) + 0.1
+
+
+def test_where_nothing_but_noise_can_be_learned_it_is_the_mean(tmp_path):
+  """Few pixels, many classes, views that are alike: a fit without strength learns these pixels by heart."""
+  rng, paths, classes = np.random.default_rng(0), [], 20
+  for number in range(6):
+    label = rng.integers(0, classes, 40)
+    truth = 2 * np.eye(classes)[label]
+    scores = np.stack([truth + rng.normal(0, 1.5, truth.shape) for _ in range(2)])
+    paths.append(tmp_path / f"{number}.npz")
+    write_shard(paths[-1], scores=scores.astype(np.float16), label=label.astype(np.uint8), of=np.array(""))
+  weights, scores = choose_combination(paths, classes, VIEWS)
+  free = fit_combination(paths, classes, VIEWS)[0]
+  assert scores["strength 0"] < scores["mean"]
+  assert abs(weights - 0.5).max() < 0.3 * abs(free - 0.5).max()
 
 
 def test_shards_that_do_not_fit_are_refused(tmp_path):
