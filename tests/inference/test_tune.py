@@ -46,13 +46,8 @@ def asked(workdir, views=VIEWS, **crf):
 def test_the_file_says_what_was_compared_and_what_won(guided):
   found = Tuned.load(guided)
   tried = ["mean", *(f"strength {s:g}" for s in STRENGTHS)]
-  names = [
-    *(f"views left out, {name}" for name in tried),
-    "views mean",
-    "views learned",
-    "without CRF",
-    *(f"alpha=1 lambda={x:g}" for x in (0, 1, 2, 4, 6)),
-  ]
+  names = [f"views left out, {name}" for name in tried] + ["views mean", "views learned", "without CRF"]
+  names += [f"alpha=1 lambda={x:g}" for x in (0, 1, 2, 4, 6)]
   assert list(found.candidates) == names
   best = max(v for k, v in found.candidates.items() if k[:5] == "alpha")
   assert found.candidates[f"alpha=1 lambda={found.lam:g}"] == best
