@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax import export
 
-from errseg_jax.adapters.network import Network, normalised
+from errseg_jax.adapters.network import Network, as_they_are, normalised
 from errseg_jax.errors import UserError
 
 
@@ -49,8 +49,7 @@ def from_export(
   def function(given: Mapping[str, jax.Array], images: jax.Array) -> Any:
     return found.call(images) if weights is None else found.call(dict(given), images)
 
-  same: Callable[[jax.Array], jax.Array] = lambda images: images  # noqa: E731
-  return Network(function, weights or {}, num_classes, preprocess or same)
+  return Network(function, weights or {}, num_classes, preprocess or as_they_are)
 
 
 @dataclasses.dataclass(frozen=True)

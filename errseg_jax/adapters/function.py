@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from errseg_jax.adapters.factory import made
-from errseg_jax.adapters.network import Network
+from errseg_jax.adapters.network import Network, as_they_are
 from errseg_jax.errors import UserError
 from errseg_jax.structs import Features
 
@@ -38,8 +38,7 @@ def from_function(
   def function(given: Mapping[str, jax.Array], images: jax.Array) -> Any:
     return take(fn(images) if weights is None else fn(given, images))
 
-  same: Callable[[jax.Array], jax.Array] = lambda images: images  # noqa: E731
-  return Network(function, weights or {}, num_classes, preprocess or same)
+  return Network(function, weights or {}, num_classes, preprocess or as_they_are)
 
 
 @dataclasses.dataclass(frozen=True)

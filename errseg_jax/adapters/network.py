@@ -15,6 +15,11 @@ from errseg_jax.errors import UserError
 from errseg_jax.structs import Features
 
 
+def as_they_are(images: jax.Array) -> jax.Array:
+  """A `preprocess` that does nothing."""
+  return images
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
   """A network that is not ours.
@@ -29,7 +34,7 @@ class Network:
   function: Callable[[Mapping[str, jax.Array], jax.Array], Any]
   weights: Mapping[str, np.ndarray | jax.Array]
   num_classes: int
-  preprocess: Callable[[jax.Array], jax.Array] = lambda images: images
+  preprocess: Callable[[jax.Array], jax.Array] = as_they_are
 
 
 class Adapted(nn.Module):
