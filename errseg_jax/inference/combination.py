@@ -165,6 +165,7 @@ def choose_combination(
 
   K C weights learn a few images by heart. So they are pulled towards 1/K (`strength` of `fit_combination`), as much as
   gives the best mIoU on the shards that a fit did not see, each third in turn; where the mean is best, it is the mean.
+  A single shard, of which nothing can be left out, is pulled the most.
 
   Args:
     shards: of `store_candidates`.
@@ -180,7 +181,7 @@ def choose_combination(
   mean = np.full((len(views.each), num_classes), 1 / len(views.each), np.float32)
   parts = [shards[k::FOLDS] for k in range(min(FOLDS, len(shards)))]
   if len(parts) < 2:
-    return fit_combination(shards, num_classes, views)[0], {}
+    return fit_combination(shards, num_classes, views, STRENGTHS[-1])[0], {}
   scores = {"mean": mean_iou(np.sum([confusion_of(mean, path) for path in shards], 0))}
   for strength in STRENGTHS:
     found = np.zeros((num_classes, num_classes), np.int64)

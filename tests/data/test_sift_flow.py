@@ -193,10 +193,12 @@ def test_the_command_checks_both_splits(root, tmp_path, capsys):
     "  config.splits.val = 'test'\n"
     "  return config\n"
   )
-  assert main(["data", "check", f"--config={config}"]) == 0
-  out = capsys.readouterr().out
-  assert "sift_flow train: 2 images" in out
-  assert "sift_flow test: 2 images" in out
+  assert main(["data", "check", f"--config={config}"]) == 2
+  printed = capsys.readouterr()
+  assert "sift_flow train: 2 images" in printed.out
+  assert "sift_flow test: 2 images" in printed.out
+  (line,) = printed.err.splitlines()
+  assert "2 training images are too few to hold some out" in line
   write_label(root, "street_d4", SEMANTIC + 1)
   assert main(["data", "check", f"--config={config}"]) == 2
   assert "street_d4.mat: label value 34" in capsys.readouterr().err

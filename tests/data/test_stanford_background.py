@@ -182,7 +182,7 @@ def test_the_command_checks_both_splits(root, tmp_path, capsys):
     "def get_config(arg=''):\n"
     "  config = default_config()\n"
     f"  config.data = {{'name': 'stanford_background', 'root': {str(root)!r}}}\n"
-    "  config.splits.val = 'test'\n"
+    "  config.splits.val, config.splits.choose_fraction = 'test', 0.4\n"
     "  return config\n"
   )
   assert main(["data", "check", f"--config={config}"]) == 0
