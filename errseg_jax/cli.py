@@ -154,6 +154,19 @@ def data_convert(args: argparse.Namespace) -> int:
   return 0
 
 
+def data_extract(args: argparse.Namespace) -> int:
+  """The class scores of a network for every image of a data set, in files; goes on where an earlier call was killed."""
+  config = required_config(args) if args.config else workdir_config(args)
+  stride = whole(args, "stride")
+  if not args.out:
+    raise UserError("--out=DIR is needed: the folder for the scores")
+  prepare(config)
+  from errseg_jax.prepare.extract import extract as run
+
+  run(config, None if args.config else workdir(args), args.split, pathlib.Path(args.out), stride)
+  return 0
+
+
 def whole(args: argparse.Namespace, flag: str) -> int:
   """The whole number of a flag."""
   text = getattr(args, flag)
@@ -246,6 +259,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
   "data check": data_check,
   "data stats": data_stats,
   "data convert": data_convert,
+  "data extract": data_extract,
   "convert": convert,
   "bench": bench,
   "submit": submit,

@@ -12,6 +12,7 @@ OWN_FLAGS = {
   "data check": {"--config", "--split", "--json"},
   "data stats": {"--config", "--split", "--out", "--json"},
   "data convert": {"--config", "--split", "--to", "--out", "--shards", "--workers"},
+  "data extract": {"--config", "--workdir", "--split", "--out", "--stride"},
   "convert": {"--from", "--weights", "--out", "--drop"},
   "bench": {"--config", "--what", "--size", "--workdir", "--split", "--json"},
   "submit": {"--to", "--predictions", "--images", "--list", "--out", "--labels"},
@@ -29,7 +30,7 @@ FLAG_HELP = {
   "--from": "name of the published network, as torchvision_deeplabv3; docs/convert.md lists them",
   "--weights": "its file: .pth, .pt, .safetensors, .npz or .h5",
   "--out": "the workdir to make; for a backbone alone, the .npz; label-issues, data stats: folder for the results; "
-  "data convert: folder for the shards; submit: the archive, FILE.zip, of voc FILE.tgz",
+  "data convert: folder for the shards; data extract: for the scores; submit: the archive, FILE.zip, of voc FILE.tgz",
   "--to": "data convert: array_record, the default, read back with --config.loader.shards=DIR, or tfds, a data set for "
   "tensorflow-datasets; submit: cityscapes, ade20k or voc",
   "--predictions": "the folder that `errseg predict` wrote",
@@ -38,6 +39,7 @@ FLAG_HELP = {
   "--labels": "corrected (default), or labels of the frozen network",
   "--shards": "files that each split is cut into; by default 16",
   "--workers": "threads that write; by default as many as there are cores",
+  "--stride": "how many times smaller the maps of scores are than the images; by default 4",
   "--top": "regions to list and show; by default 100",
   "--by": "max_probability (the frozen network alone; default) or error_map (P(error) and the corrected labels)",
   "--drop": "head: keep the backbone alone, for another number of classes; class0: the first class, where it is void",
@@ -56,4 +58,4 @@ FLAG_HELP = {
   "--json": "print one JSON object in place of a table",
 }
 SWITCHES = ("--json", "--confidnet", "--oracle")
-FLAG_DEFAULTS = {"--seeds": "3", "--shards": "16", "--top": "100"}
+FLAG_DEFAULTS = {"--seeds": "3", "--shards": "16", "--top": "100", "--stride": "4"}

@@ -12,7 +12,10 @@ import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
+from errseg_jax import assemble
 from errseg_jax.data.images import IMAGE_SUFFIXES, read_image, shrink_image, write_label_png, write_png
+from errseg_jax.data.score_files import read_scores
+from errseg_jax.data.scores import joined
 from errseg_jax.errors import UserError
 from errseg_jax.inference.network import TrainedNetwork
 from errseg_jax.metrics.image_quality import expected_counts, expected_iou, expected_miou
@@ -73,16 +76,17 @@ def write_outputs(output: pathlib.Path, name: str, image: np.ndarray, out: Predi
   write_png(output / f"{name}_overlay.png", overlay(image, probability))
 
 
-def predict_file(network: TrainedNetwork, image: np.ndarray) -> Prediction:
+def predict_file(network: TrainedNetwork, image: np.ndarray, scores: np.ndarray | None = None) -> Prediction:
   """Of an image as its file is: seen at the scale of the run's samples (`data.downscale`), told at its own.
 
   Args:
     network: a trained run.
     image: uint8 [H, W, 3], RGB.
+    scores: of the image, codes of `data.scores`, where the network is saved scores.
   """
   height, width = image.shape[:2]
   small = shrink_image(image, network.config.data.get("downscale", 1))
-  out = network.predict(small)
+  out = network.predict(small if scores is None else joined({"image": small, "scores": scores})["image"])
   if small.shape == image.shape:
     return out
   size = (width, height)
@@ -92,6 +96,18 @@ def predict_file(network: TrainedNetwork, image: np.ndarray) -> Prediction:
     for name in ("labels", "semantic_labels", "detail_labels")
   }
   return Prediction(error_probability=probability, **maps)
+
+
+def scores_of(network: TrainedNetwork, name: str, image: np.ndarray) -> np.ndarray | None:
+  """The saved scores of an image, where the network is such; of `config.segmenter.adapter.folder`.
+
+  Raises:
+    UserError: there are none for it.
+  """
+  files = assemble.score_files(network.config)
+  if files is None:
+    return None
+  return read_scores(files.find(name), image.shape[:2], network.info.num_classes, files.kind)
 
 
 def predict(
@@ -126,7 +142,7 @@ def predict(
   with progress_bar("predict", len(images)) as show:
     for done, (name, path) in enumerate(images.items(), 1):
       image = read_image(path)
-      out = predict_file(network, image)
+      out = predict_file(network, image, scores_of(network, name, image))
       write_outputs(output, name, image, out, network.info.palette)
       expected = 100 * float(np.mean(1 - out.error_probability))
       flagged = 100 * float(np.mean(out.error_probability > network.choice.threshold))

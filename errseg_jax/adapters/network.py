@@ -14,6 +14,8 @@ from flax import linen as nn
 from errseg_jax.errors import UserError
 from errseg_jax.structs import Features
 
+RGB = 3
+
 
 def as_they_are(images: jax.Array) -> jax.Array:
   """A `preprocess` that does nothing."""
@@ -29,12 +31,14 @@ class Network:
     weights: what it is called with, by name: arguments of the compiled programs, no constants in them.
     num_classes: C. One of two classes may come as a single logit [B, h, w, 1], that of class 1.
     preprocess: uint8 RGB images [B, H, W, 3] -> what `function` takes.
+    channels: of the images; more than RGB where scores come with them (`data.scores`).
   """
 
   function: Callable[[Mapping[str, jax.Array], jax.Array], Any]
   weights: Mapping[str, np.ndarray | jax.Array]
   num_classes: int
   preprocess: Callable[[jax.Array], jax.Array] = as_they_are
+  channels: int = RGB
 
 
 class Adapted(nn.Module):
@@ -49,6 +53,11 @@ class Adapted(nn.Module):
 
   network: Network
   mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+
+  @property
+  def image_channels(self) -> int:
+    """Of the images that it takes."""
+    return self.network.channels
 
   @nn.compact
   def __call__(self, image: jax.Array, train: bool = False) -> Features:

@@ -9,9 +9,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from errseg_jax.adapters import ADAPTERS, Adapted, Network
+from errseg_jax.adapters import Adapted, Network
+from errseg_jax.assemble.adapter import adapter
 from errseg_jax.assemble.groups import named_groups
-from errseg_jax.assemble.sections import construct, known, pixel_section
+from errseg_jax.assemble.sections import as_tuples, construct, known, pixel_section
 from errseg_jax.assemble.sight import tiles, views
 from errseg_jax.errors import UserError
 from errseg_jax.kernels import CHOICES
@@ -36,19 +37,16 @@ DTYPES = ("float32", "bfloat16", "float64")
 
 
 @functools.lru_cache(maxsize=4)
-def given(adapter: Any, num_classes: int) -> Network:
+def given(found: Any, num_classes: int) -> Network:
   """The network of an adapter; made once, however often a model is assembled."""
-  return adapter.network(num_classes)
+  return found.network(num_classes)
 
 
 def segmenter(config: ConfigDict, num_classes: int) -> Segmenter | Adapted:
   """The semantic network."""
   section = config.segmenter
-  if section.adapter:
-    fields = section.adapter.to_dict()
-    cls = ADAPTERS[known(fields.pop("name", ""), ADAPTERS, "config.segmenter.adapter.name")]
-    fields = {k: as_tuples([*v.items()] if isinstance(v, dict) else v) for k, v in fields.items()}
-    return Adapted(given(construct(cls, fields, "segmenter.adapter"), num_classes), tuple(section.mean))
+  if (found := adapter(config)) is not None:
+    return Adapted(given(found, num_classes), tuple(section.mean))
   dtype = known(config.dtype, DTYPES, "config.dtype")
   known(section.channels, ("rgb", "bgr"), "config.segmenter.channels")
   backbone, head = section.backbone.to_dict(), section.head.to_dict()
@@ -228,11 +226,6 @@ def subnets(config: ConfigDict, num_classes: int) -> ConfusionGroups | None:
   return construct(
     ConfusionGroups, section, "subnets", dtype=config.dtype, num_classes=num_classes, groups=groups
   )
-
-
-def as_tuples(value: Any) -> Any:
-  """Lists and what is in them as tuples."""
-  return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def is_sizes(values: Any) -> bool:

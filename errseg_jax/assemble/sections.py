@@ -153,3 +153,8 @@ def thresholds(config: ConfigDict) -> tuple[float, ...]:
   if not numbers or any(a >= b for a, b in itertools.pairwise(values)):
     raise UserError(f"config.choose.thresholds={values} must be ascending numbers between 0 and 1")
   return values
+
+
+def as_tuples(value: Any) -> Any:
+  """Lists and what is in them as tuples."""
+  return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value

@@ -89,7 +89,7 @@ def measured(config: ConfigDict, height: int, width: int) -> tuple[dict[str, np.
   """(seconds of each of PROGRAMS in each round, [ROUNDS] (`in_rounds`), temporary bytes of the last)."""
   model = single_pass(assemble.model(config, assemble.dataset(config).info.num_classes))
   rng = np.random.default_rng(0)
-  image = rng.integers(0, 256, (1, height, width, 3), np.uint8)
+  image = rng.integers(0, 256, (1, height, width, model.image_channels), np.uint8)
   shapes = jax.eval_shape(model.init, jax.random.key(0), image)
   variables = jax.device_put(jax.tree.map(lambda leaf: ordinary(leaf, rng), shapes))
   parts = {"segmenter": model.clone(guidance=None, subnets=None), "guided": model.clone(subnets=None)}

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from errseg_jax import assemble
 from errseg_jax.data.pipeline import bucket
+from errseg_jax.data.scores import joined
 
 IMAGES = 16  # that are timed, evenly over the split
 ROUNDS = 5  # of each program on each of them
@@ -54,7 +55,7 @@ def seconds_of(
     source: images.
   """
   chosen = sorted({int(i) for i in np.linspace(0, len(source) - 1, IMAGES)})
-  images = [padded(config, source[index]["image"]) for index in chosen]
+  images = [padded(config, joined(source[index])["image"]) for index in chosen]
   images = [image for image in images if image.shape == images[0].shape]
   found = [in_rounds(programs, ROUNDS, variables, image) for image in images]
   return list(images[0].shape[1:3]), {name: np.stack([one[name] for one in found]) for name in programs}
@@ -64,7 +65,7 @@ def padded(config: ConfigDict, image: np.ndarray) -> np.ndarray:
   """An image [H, W, 3] as a batch of one, in its bucket."""
   height, width = image.shape[:2]
   size = bucket(height, width, config.loader.size_multiple, config.segmenter.size_remainder)
-  out = np.empty((1, *size, 3), np.uint8)
-  out[:] = np.array(assemble.pad_value(config), np.uint8)
+  out = np.empty((1, *size, image.shape[-1]), np.uint8)
+  out[:] = np.array(assemble.padding(config), np.uint8)
   out[0, :height, :width] = image
   return out

@@ -49,7 +49,7 @@ def size(config: ConfigDict, height: int, width: int) -> dict[str, Any]:
     left out.
   """
   model = single_pass(assemble.model(config, assemble.dataset(config).info.num_classes))
-  image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
+  image = jax.ShapeDtypeStruct((1, height, width, model.image_channels), jnp.uint8)
   variables = jax.eval_shape(model.init, jax.random.key(0), image)
   parameters = parameter_counts(variables["params"])
   adds = multiply_adds(model, variables, image)

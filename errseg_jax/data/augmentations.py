@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from errseg_jax.data.datasets.base import Sample
+from errseg_jax.data.scores import warp
 from errseg_jax.errors import UserError
 from errseg_jax.structs import IGNORE
 
@@ -71,10 +72,13 @@ class Crop:
       raise UserError(f"max_class_share {self.max_class_share} must be above 0 and at most 1")
 
   def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-    """{"image": uint8 [*crop_size, 3], "label": uint8 [*crop_size]}."""
+    """{"image": uint8 [*crop_size, 3], "label": uint8 [*crop_size]}; and "scores" [*crop_size, C] where it has some."""
     matrix, label = self._drawn(sample["label"], rng)
     image = _warp(sample["image"], matrix, self.crop_size, cv2.INTER_LINEAR, self.pad_value)
-    return {"image": image, "label": label}
+    if "scores" not in sample:
+      return {"image": image, "label": label}
+    seen = warp(sample["scores"], matrix, sample["label"].shape, self.crop_size)
+    return {"image": image, "label": label, "scores": seen}
 
   def _drawn(self, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(float64 [2, 3] of `_matrix`, the label in it)."""

@@ -9,6 +9,7 @@ import numpy as np
 from errseg_jax.data.datasets.base import Sample, Source
 from errseg_jax.data.frequencies import class_counts, counted_indices
 from errseg_jax.data.regions import regions
+from errseg_jax.data.scores import at_size
 from errseg_jax.errors import UserError
 
 MIN_PIXELS = 16  # of a region that is pasted
@@ -49,7 +50,12 @@ class CopyPaste:
     image, label = sample["image"].copy(), sample["label"].copy()
     image[target][region.mask] = donor["image"][region.box][region.mask]
     label[target][region.mask] = own
-    return {**sample, "image": image, "label": label}
+    pasted = {**sample, "image": image, "label": label}
+    if "scores" not in sample:
+      return pasted
+    scores = at_size(sample["scores"], room).copy()
+    scores[target][region.mask] = at_size(donor["scores"], donor["label"].shape)[region.box][region.mask]
+    return {**pasted, "scores": scores}
 
 
 def copy_paste(source: Source, num_classes: int, probability: float) -> CopyPaste:

@@ -59,6 +59,7 @@ FAULTS = {
     "label values above 255", "convert instance or depth maps to class ids of 8 bits", True
   ),
   "deep_image": Fault("image of more than 8 bits a channel", "convert it to 8-bit RGB", True),
+  "scores": Fault("scores that are missing or do not fit", "run the network that left them again", True),
   "label_value": Fault("label value that is no class", f"{MAPPED}, or --config.data.num_classes=C", True),
   "splits": Fault("splits that cannot train", "--config.splits.choose=SPLIT and its like", True),
   "incomplete": Fault(

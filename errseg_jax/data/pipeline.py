@@ -10,6 +10,7 @@ import grain
 import jax
 import numpy as np
 
+from errseg_jax.data.scores import joined
 from errseg_jax.data.transforms import pad_to
 from errseg_jax.structs import IGNORE
 
@@ -76,7 +77,7 @@ def eval_batches(
   batch_size: int,
   size_multiple: int,
   size_remainder: int,
-  pad_value: tuple[int, int, int],
+  pad_value: tuple[int, ...],
   threads: int,
 ) -> Iterator[Arrays]:
   """Every sample once, padded to a bucket and grouped by it; the last batch of a bucket is filled up.
@@ -85,7 +86,7 @@ def eval_batches(
     {"image", "label", "names", "sizes"}: arrays [batch_size, ...] at bucket size, fill-up rows labelled 255
     throughout; names and label sizes (h, w) of the real rows only.
   """
-  dataset = grain.MapDataset.source(source)
+  dataset = grain.MapDataset.source(source).map(joined)
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * batch_size)
   waiting: dict[tuple[int, int], list[Arrays]] = {}
   for sample in dataset.to_iter_dataset(options):
@@ -100,7 +101,7 @@ def eval_batches(
 
 
 def _stack(rows: list[Arrays], size: tuple[int, int], count: int, pad_value) -> Arrays:
-  image = np.empty((count, *size, 3), np.uint8)
+  image = np.empty((count, *size, len(pad_value)), np.uint8)
   image[:] = np.array(pad_value, np.uint8)
   label = np.full((count, *size), IGNORE, np.uint8)
   for i, row in enumerate(rows):

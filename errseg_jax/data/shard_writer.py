@@ -15,7 +15,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from errseg_jax.data.datasets.base import Dataset, Source
+from errseg_jax.data.datasets.base import Dataset, Sample, Source
 from errseg_jax.data.images import decode_image, plain
 from errseg_jax.data.shards import SCHEMA, differing, pack, read_index
 from errseg_jax.errors import UserError
@@ -29,28 +29,26 @@ def record_of(source: Source, index: int) -> bytes:
   Raises:
     UserError: the sample cannot be used.
   """
-  return pack(*encoded(source, index))
+  sample = source[index]
+  return pack(*encoded(source, index, sample), sample.get("scores"))
 
 
-def encoded(source: Source, index: int, everywhere: bool = False) -> tuple[bytes, bytes, str]:
+def encoded(source: Source, index: int, sample: Sample, everywhere: bool = False) -> tuple[bytes, bytes, str]:
   """(image, label as PNG, name): the image as its file has it where that decodes to the sample's, else as PNG.
 
   Args:
     source: of the samples.
     index: of the sample.
+    sample: it, as read.
     everywhere: only files that all decoders read alike are kept as they are: upright RGB as JPEG or PNG.
-
-  Raises:
-    UserError: the sample cannot be used.
   """
-  sample = source[index]
   image = _image_bytes(source, index, sample["image"], everywhere)
   return image, _png(sample["label"]), sample["name"]
 
 
 def _image_bytes(source: Source, index: int, image: np.ndarray, everywhere: bool) -> bytes:
   paths = getattr(source, "images", None)
-  if paths is not None:
+  if paths:
     content = pathlib.Path(paths[index]).read_bytes()
     if np.array_equal(decode_image(content, paths[index]), image) and (not everywhere or plain(content)):
       return content

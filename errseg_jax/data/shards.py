@@ -2,13 +2,15 @@
 
 A folder of shards holds, for each split, files SPLIT-00000-of-00016.array_record and so on, and SPLIT.json, written
 last: the settings of the data set, classes, names, and of each file its records, bytes and hashes. A record is a
-header, the image file, the label as PNG of train ids, and the name. `shard_writer` writes them.
+header, the image file, the label as PNG of train ids, scores (`data.scores`) where there are some, and the name.
+`shard_writer` writes them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 import struct
 import zlib
@@ -22,18 +24,22 @@ from errseg_jax.data.images import decode_image
 from errseg_jax.errors import BadFile, UserError
 from errseg_jax.structs import DatasetInfo
 
-SCHEMA = 2
+SCHEMA = 3
 AGAIN = "write the shards anew with `errseg data convert`"
 _CHECKSUM = struct.Struct("<I")  # of all that follows
-_HEADER = struct.Struct("<III?")  # lengths of image, label, name; whether OpenCV reads the image as Pillow
+_HEADER = struct.Struct(
+  "<IIII?"
+)  # lengths of image, label, scores, name; whether OpenCV reads the image as Pillow
+_SHAPE = struct.Struct("<III")  # of scores, before their compressed bytes
 
 
-def pack(image: bytes, label: bytes, name: str) -> bytes:
-  """A record: files of an image and of a label of one channel, and the sample's name."""
-  body = image + label + name.encode()
+def pack(image: bytes, label: bytes, name: str, scores: np.ndarray | None = None) -> bytes:
+  """A record: files of an image and of a label of one channel, the sample's name, and its scores, uint8 [h, w, C]."""
+  codes = b"" if scores is None else _SHAPE.pack(*scores.shape) + zlib.compress(scores.tobytes(), 1)
+  parts = (image, label, codes, name.encode())
   fast = fast_image(image)
   same = fast is not None and np.array_equal(fast, decode_image(image, name))
-  rest = _HEADER.pack(len(image), len(label), len(name.encode()), same) + body
+  rest = _HEADER.pack(*map(len, parts), same) + b"".join(parts)
   return _CHECKSUM.pack(zlib.crc32(rest)) + rest
 
 
@@ -57,16 +63,30 @@ def unpack(record: bytes, where: str) -> Sample:
   if len(rest) < _HEADER.size or zlib.crc32(rest) != _CHECKSUM.unpack_from(record)[0]:
     raise BadFile("undecodable", f"{where}: the record is damaged or cut short; {AGAIN}")
   *lengths, same = _HEADER.unpack_from(rest)
-  body = rest[_HEADER.size :]
-  first, second = lengths[0], lengths[0] + lengths[1]
-  name = body[second:].decode(errors="replace")
-  image = fast_image(body[:first]) if same else decode_image(body[:first], where)
-  label = cv2.imdecode(np.frombuffer(body[first:second], np.uint8), cv2.IMREAD_UNCHANGED)
+  parts, start = [], _HEADER.size
+  for length in lengths:
+    parts.append(rest[start : start + length])
+    start += length
+  name = parts[3].decode(errors="replace")
+  image = fast_image(parts[0]) if same else decode_image(parts[0], where)
+  label = cv2.imdecode(np.frombuffer(parts[1], np.uint8), cv2.IMREAD_UNCHANGED)
   if image is None or label is None or label.ndim != 2:
     raise BadFile("undecodable", f"{where}: the record holds no image or no label; {AGAIN}")
   if image.shape[:2] != label.shape:
     raise BadFile("size", f"{where}: {name}: image and label differ in size; {AGAIN}")
-  return {"image": image, "label": label, "name": name}
+  sample = {"image": image, "label": label, "name": name}
+  return {**sample, "scores": _scores(parts[2], where)} if parts[2] else sample
+
+
+def _scores(content: bytes, where: str) -> np.ndarray:
+  """The codes of a record, uint8 [h, w, C]."""
+  try:
+    shape = _SHAPE.unpack_from(content)
+    size = math.prod(shape)
+    codes = zlib.decompressobj().decompress(content[_SHAPE.size :], size + 1)
+    return np.frombuffer(codes, np.uint8).reshape(shape)
+  except (struct.error, zlib.error, ValueError) as error:
+    raise BadFile("undecodable", f"{where}: its scores are damaged ({error}); {AGAIN}") from None
 
 
 def read_index(path: pathlib.Path) -> dict[str, Any]:

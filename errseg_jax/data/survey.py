@@ -81,7 +81,7 @@ def survey(source: Any, num_classes: int, threads: int) -> Iterator[Facts | User
     except (
       Exception
     ) as error:  # of a file that no reader knows to tell: what else was found is not lost for it
-      path, reason = getattr(source, "images", source.names)[index], " ".join(str(error).split())
+      path, reason = (getattr(source, "images", None) or source.names)[index], " ".join(str(error).split())
       return BadFile(
         "undecodable", f"{path}: cannot be read ({type(error).__name__}: {reason}); take it anew"
       )
@@ -106,7 +106,7 @@ def facts(source: Any, index: int, num_classes: int) -> Facts:
   image, label = sample["image"], sample["label"]
   histogram = np.bincount(label.ravel(), minlength=IGNORE + 1)
   values = image.reshape(-1, 3)
-  path = getattr(source, "images", source.names)[index]
+  path = (getattr(source, "images", None) or source.names)[index]
   return Facts(
     name=sample["name"],
     size=label.shape,
@@ -115,7 +115,7 @@ def facts(source: Any, index: int, num_classes: int) -> Facts:
     colour_sum=values.sum(0, dtype=np.float64),
     colour_squares=np.einsum("pc,pc->c", values, values, dtype=np.float64),
     fingerprint=Fingerprint(path, content(image), look(image)),
-    notes=notes(path) if hasattr(source, "images") else (),
+    notes=notes(path) if getattr(source, "images", None) else (),
   )
 
 

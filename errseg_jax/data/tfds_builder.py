@@ -65,7 +65,9 @@ def prepare(dataset: Dataset, splits: Sequence[str], out: pathlib.Path) -> pathl
     def _generate_examples(self, split: str) -> Any:
       source = sources[split]
       for index, name in enumerate(source.names):
-        image, label = (io.BytesIO(content) for content in encoded(source, index, everywhere=True)[:2])
+        image, label = (
+          io.BytesIO(content) for content in encoded(source, index, source[index], everywhere=True)[:2]
+        )
         yield index, {"image": image, "label": label, "name": name}
 
   Builder(data_dir=str(out), file_format="array_record").download_and_prepare()

@@ -85,16 +85,14 @@ class TrainTransform:
     )
 
 
-def pad_to(
-  sample: Sample, height: int, width: int, pad_value: tuple[int, int, int] = (124, 116, 104)
-) -> Sample:
+def pad_to(sample: Sample, height: int, width: int, pad_value: tuple[int, ...] = (124, 116, 104)) -> Sample:
   """Pads at the bottom and right to a fixed size, so that few shapes are compiled.
 
   Args:
     sample: image and label at most `height` x `width`; other keys are kept.
     height: rows of the output.
     width: columns of the output.
-    pad_value: RGB (0..255) of the padding; the label there is 255.
+    pad_value: of each channel of the padding, RGB first (0..255); the label there is 255.
 
   Raises:
     ValueError: the sample is larger.
@@ -102,7 +100,7 @@ def pad_to(
   rows, columns = sample["label"].shape
   if rows > height or columns > width:
     raise ValueError(f"{sample.get('name')}: {columns}x{rows} does not fit in {width}x{height}")
-  image = np.empty((height, width, 3), np.uint8)
+  image = np.empty((height, width, len(pad_value)), np.uint8)
   image[:] = pad_value
   image[:rows, :columns] = sample["image"]
   label = np.full((height, width), IGNORE, np.uint8)

@@ -174,6 +174,6 @@ def make_evaluator(config: ConfigDict, mesh: Any) -> Evaluator:
     batch_size=config.loader.eval_batch_size,
     size_multiple=config.loader.size_multiple,
     size_remainder=config.segmenter.size_remainder,
-    pad_value=assemble.pad_value(config),
+    pad_value=assemble.padding(config),
     threads=config.loader.threads,
   )

@@ -50,7 +50,7 @@ def check_dropout(model: ErrorAware, variables: Any) -> None:
     return next_fun(*args, **kwargs)
 
   with nn.intercept_methods(note):
-    image = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.uint8)
+    image = jax.ShapeDtypeStruct((1, 65, 65, model.image_channels), jnp.uint8)
     jax.eval_shape(lambda v, x: model.apply(v, x, wanted=()), variables, image)
   if not any(rates):
     raise UserError(

@@ -158,21 +158,23 @@ class TrainedNetwork:
     """One image.
 
     Args:
-      image: uint8 [H, W, 3], RGB.
+      image: uint8 [H, W, 3], RGB; of a network that is saved scores [H, W, 3 + C], as `data.scores.joined` makes it.
 
     Returns:
       Prediction of numpy arrays [H, W]. The image is padded to a bucket, so few sizes are compiled.
 
     Raises:
-      ValueError: the image is no uint8 [H, W, 3].
+      ValueError: the image is no such array.
     """
     image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-      raise ValueError(f"predict needs uint8 [H, W, 3], got {image.dtype} {image.shape}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != self.model.image_channels:
+      raise ValueError(
+        f"predict needs uint8 [H, W, {self.model.image_channels}], got {image.dtype} {image.shape}"
+      )
     height, width = image.shape[:2]
     size = bucket(height, width, self.config.loader.size_multiple, self.config.segmenter.size_remainder)
-    padded = np.empty((1, *size, 3), np.uint8)
-    padded[:] = np.array(assemble.pad_value(self.config), np.uint8)
+    padded = np.empty((1, *size, image.shape[2]), np.uint8)
+    padded[:] = np.array(assemble.padding(self.config), np.uint8)
     padded[0, :height, :width] = image
     if self.model.tiles is not None and max(size) > self.model.tiles.size:
       out = self._by_bands(padded)

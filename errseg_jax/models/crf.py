@@ -75,7 +75,7 @@ def mean_field(
 
   Args:
     crf: its settings.
-    image: [B, H, W, 3], 0..255.
+    image: [B, H, W, 3], 0..255; further channels are not looked at.
     scores: u, [B, H, W, C], logits or log-probabilities.
     presence: logits of the classes' presence in the image, [B, C]; None: s = 0.
     compatibility: penalties [C, C] of label a (row) where neighbours have b (column), for "learned".
@@ -97,7 +97,7 @@ def mean_field(
   weight, unary = jnp.asarray(alpha, jnp.float32), scores.astype(jnp.float32)
   if presence is not None:
     unary = unary + weight * lam / 2 * jax.nn.sigmoid(presence.astype(jnp.float32))[:, None, None]
-  messages = messages_of(crf, image)
+  messages = messages_of(crf, image[..., :3])
 
   def update(carry, _):
     now, labels = carry

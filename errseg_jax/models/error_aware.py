@@ -22,6 +22,8 @@ from errseg_jax.models.tiles import Tiles, tiled
 from errseg_jax.models.views import Views, combined
 from errseg_jax.structs import Coarse, Features, Outputs
 
+RGB = 3
+
 
 class ErrorAware(nn.Module):
   """Frozen segmenter, its guidance and subnets, error branch, detail branch; each is a top-level group of parameters.
@@ -60,6 +62,11 @@ class ErrorAware(nn.Module):
   kernels: str = "auto"
   num_devices: int | None = 1
 
+  @property
+  def image_channels(self) -> int:
+    """Of an image: RGB, and of an adapted network what comes with it."""
+    return getattr(self.segmenter, "image_channels", RGB)
+
   @nn.compact
   def __call__(
     self,
@@ -71,7 +78,7 @@ class ErrorAware(nn.Module):
     """One forward pass, the same in training, evaluation and prediction.
 
     Args:
-      image: uint8 [B, H, W, 3].
+      image: uint8 [B, H, W, 3], or of `image_channels`.
       train: groups in training mode; in every other group batch statistics and dropout are at rest.
       wanted: branches to run.
       sparsely: the detail branch works where `sparse` says.
@@ -80,6 +87,7 @@ class ErrorAware(nn.Module):
       Outputs at the image's size.
     """
     features, size = self.segmenter(image, "segmenter" in train), image.shape[1:3]
+    image = image[..., :RGB]
     semantic = resize(features.logits, size, features.align_corners)
     alone, presence = semantic, None
     groups: tuple[jax.Array, ...] = ()

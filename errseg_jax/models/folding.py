@@ -19,7 +19,6 @@ from flax import traverse_util
 from errseg_jax.models.layers import BatchNorm, DepthwiseConv
 
 Path = tuple[str, ...]
-IMAGE = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)  # any size has the same layers
 
 
 def foldable(model: nn.Module) -> dict[Path, tuple[Path, float]]:
@@ -48,7 +47,10 @@ def foldable(model: nn.Module) -> dict[Path, tuple[Path, float]]:
     with nn.intercept_methods(watch):
       return model.init(jax.random.key(0), image)
 
-  jax.eval_shape(trace, IMAGE)
+  channels = getattr(model, "image_channels", 3)
+  jax.eval_shape(
+    trace, jax.ShapeDtypeStruct((1, 64, 64, channels), jnp.uint8)
+  )  # any size has the same layers
   alone = {conv: own[0] for conv, own in readers.items() if len(own) == 1}
   return {norm: (conv, epsilon) for conv, (norm, epsilon) in alone.items() if epsilon is not None}
 

@@ -117,7 +117,7 @@ def empty(function: Function, image: jax.Array, side: int, tiles: Tiles) -> Any:
     tiles: their width is the tiles' size, or the image's.
   """
   batch, height, width = image.shape[:3]
-  shape = (batch, side, min(tiles.size, width), 3)
+  shape = (batch, side, min(tiles.size, width), image.shape[-1])
   like = jax.eval_shape(function, jax.ShapeDtypeStruct(shape, image.dtype))
 
   def start(z: jax.ShapeDtypeStruct) -> jax.Array:

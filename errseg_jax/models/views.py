@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from errseg_jax.data.pipeline import bucket
+from errseg_jax.data.scores import TOP
 from errseg_jax.errors import UserError
 from errseg_jax.models.resize import resize
 from errseg_jax.structs import Outputs
@@ -31,7 +32,7 @@ class Padding:
   Attributes:
     multiple: sizes are multiples of it plus `remainder`.
     remainder: see multiple.
-    colour: of the padding, RGB 0..255.
+    colour: of the padding, RGB 0..255; scores that come with an image (`data.scores`) are equal there.
   """
 
   multiple: int
@@ -104,9 +105,10 @@ def look(function: Callable[[jax.Array], Any], image: jax.Array, view: View, pad
 def scaled(image: jax.Array, height: int, width: int, padding: Padding) -> jax.Array:
   """uint8 [B, H, W, 3] -> the same image at [height, width], rounded, padded at the bottom and right."""
   image = jnp.round(resize(image.astype(jnp.float32), (height, width))).astype(jnp.uint8)
-  colour = jnp.round(jnp.asarray(padding.colour)).astype(jnp.uint8)
+  more = (TOP,) * (image.shape[-1] - len(padding.colour))
+  colour = jnp.round(jnp.asarray((*padding.colour, *more))).astype(jnp.uint8)
   size = bucket(height, width, padding.multiple, padding.remainder)
-  return jnp.broadcast_to(colour, (len(image), *size, 3)).at[:, :height, :width].set(image)
+  return jnp.broadcast_to(colour, (len(image), *size, image.shape[-1])).at[:, :height, :width].set(image)
 
 
 def combined(

@@ -36,6 +36,8 @@ def convert(config: ConfigDict, split: str, to: str, out: pathlib.Path, shards: 
     )
   dataset = assemble.dataset(config)
   names = (split,) if split else assemble.splits(config).named
+  if to == "tfds" and assemble.score_files(config):
+    raise UserError("--to=tfds: a data set of tensorflow-datasets holds no scores; set --to=array_record")
   if to == "tfds":
     print(prepare(dataset, names, out))
     return

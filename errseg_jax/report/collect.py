@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from errseg_jax import assemble
+from errseg_jax.data.scores import joined
 from errseg_jax.errors import UserError
 from errseg_jax.evaluate import read_results
 from errseg_jax.inference.network import TrainedNetwork
@@ -62,7 +63,7 @@ def make_gallery(network: TrainedNetwork, source, names: list[str]) -> list[Gall
     if name not in place:
       raise UserError(f"image {name} of the evaluation is not in the data set any more: evaluate again")
     sample = source[place[name]]
-    out = network.predict(sample["image"])
+    out = network.predict(joined(sample)["image"])
     truth = sample["label"]
     accuracy, fused = (_accuracy(m, truth) for m in (out.semantic_labels, out.labels))
     items.append(

@@ -21,13 +21,17 @@ from errseg_jax.train.workdir import load_config
 PREPROCESSING = ("mean", "std", "channels", "size_remainder")
 HOLDS_OUT = ("train", "choose", "choose_fraction", "runs")
 HOLDS_OUT_MORE = ("error_source", "holdout_fraction")  # where either run's error_source is "holdout"
-IMAGE = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)  # any size gives the same variables
+
+
+def abstract_image(model: ErrorAware) -> jax.ShapeDtypeStruct:
+  """A batch of one; any size gives the same variables."""
+  return jax.ShapeDtypeStruct((1, 64, 64, model.image_channels), jnp.uint8)
 
 
 def abstract_variables(model: ErrorAware) -> Variables:
   """Shapes and types of all groups, to restore into."""
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGE)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), abstract_image(model))
   return {
     "batch_stats": {},
     **jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes),

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.train.backbone_weights import load_backbone
-from errseg_jax.train.given import IMAGE, adapted, check_given, guidance_of, segmenter_of
+from errseg_jax.train.given import abstract_image, adapted, check_given, guidance_of, segmenter_of
 from errseg_jax.train.state import Variables, merge, split
 
 # A draw for each of some hundred arrays: compiled once, run once, and on a CPU three times as fast to compile so.
@@ -20,7 +20,8 @@ QUICK = {"xla_backend_optimization_level": 1}
 def random_variables(model: ErrorAware, config: ConfigDict) -> Variables:
   """All groups at random; every weight that a run sets comes on top."""
   options = QUICK if jax.default_backend() == "cpu" else None
-  init = jax.jit(lambda key: model.init(key, jnp.zeros(IMAGE.shape, IMAGE.dtype)), compiler_options=options)
+  image = abstract_image(model)
+  init = jax.jit(lambda key: model.init(key, jnp.zeros(image.shape, image.dtype)), compiler_options=options)
   return {"batch_stats": {}, **init(jax.random.key(config.seed))}
 
 
