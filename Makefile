@@ -34,13 +34,13 @@ slow: setup
 $(PARITY)/.ready: pyproject.toml constraints.txt constraints-parity.txt
 	$(PYTHON) -m venv $(PARITY)
 	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-parity.txt \
-	  -e ".[dev,keras]" torch torchax transformers huggingface-hub safetensors pyyaml tqdm
+	  -e ".[dev,keras,onnx]" onnx torch torchax transformers huggingface-hub safetensors pyyaml tqdm
 	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-parity.txt --no-deps \
 	  torchvision timm segmentation-models-pytorch opencv-contrib-python-headless
 	touch $@
 
 parity: $(PARITY)/.ready
-	$(PARITY)/bin/python -m pytest tests/parity tests/convert/test_formats.py
+	$(PARITY)/bin/python -m pytest tests/parity tests/convert/test_formats.py tests/adapters/test_foreign.py
 
 lint: setup
 	$(BIN)/ruff check .

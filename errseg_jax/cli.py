@@ -155,12 +155,20 @@ def data_convert(args: argparse.Namespace) -> int:
 
 
 def data_extract(args: argparse.Namespace) -> int:
-  """The class scores of a network for every image of a data set, in files; goes on where an earlier call was killed."""
+  """What a network says of a data set: class scores in files, or features for the branches to train from."""
   config = required_config(args) if args.config else workdir_config(args)
   stride = whole(args, "stride")
   if not args.out:
     raise UserError("--out=DIR is needed: the folder for the scores")
+  passes = whole(args, "passes") if args.passes else 0
   prepare(config)
+  if args.passes:
+    if not args.config or args.workdir:
+      raise UserError("--passes wants --config=FILE, of branches on a given network, and no --workdir")
+    from errseg_jax.prepare.cache import cache
+
+    print(cache(config, pathlib.Path(args.out), passes))
+    return 0
   from errseg_jax.prepare.extract import extract as run
 
   run(config, None if args.config else workdir(args), args.split, pathlib.Path(args.out), stride)

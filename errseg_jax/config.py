@@ -43,6 +43,9 @@ def segmenter_section() -> ConfigDict:
   config.init = ""  # a workdir whose semantic network is taken as given: no semantic stage
   # A given network that is not ours: {"name": of adapters.ADAPTERS, and its fields}; of what follows only mean is read.
   config.adapter = ConfigDict()
+  config.features = (
+    "all"  # that the branches see beside the scores: or "low", without the highest; or "logits", none
+  )
   config.backbone = ConfigDict({"name": "resnet", "depth": 50, "output_stride": 16})
   config.backbone_weights = ""  # .npz of ImageNet weights for the backbone, or the workdir of another run
   config.head = ConfigDict({"name": "deeplabv3plus"})
@@ -104,6 +107,8 @@ def add_data_sections(config: ConfigDict) -> None:
   config.loader.shards = (
     ""  # folder of `errseg data convert`, to read samples from in place of the data set's files
   )
+  # Folder of `errseg data extract --passes=K`: the branches train on its views, and the frozen network does not run.
+  config.loader.features = ""
   config.loader.eval_batch_size = 4
   config.loader.size_multiple = 32  # images are padded to multiples of it
 

@@ -35,6 +35,8 @@ FREE = (
 )
 
 
+NAMING = (".pixel.name=", ".adapter.name=")
+"""In flags whose value brings keys of its own."""
 ARCHITECTURE = ("adapter", "backbone", "head", "mean", "std", "channels", "size_remainder")
 """Keys of a segmenter section that its weights fit."""
 
@@ -91,12 +93,12 @@ def check_keys(config: ConfigDict, default: ConfigDict, where: str = "") -> None
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
   """Sets `--config.a.b=value` keys that exist, to values of their type.
 
-  Another pixel loss brings keys of its own: it is named first, wherever its flag stands.
+  Another pixel loss, and an adapter, brings keys of its own: it is named first, wherever its flag stands.
 
   Raises:
     UserError: as `load`.
   """
-  for word in sorted(overrides, key=lambda word: ".pixel.name=" not in word):
+  for word in sorted(overrides, key=lambda word: not any(name in word for name in NAMING)):
     key, given, text = word.removeprefix("--config.").partition("=")
     if not given:
       raise UserError(f"{word}: write --config.{key}=VALUE")
@@ -106,6 +108,10 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
       section = _get(section, name, ".".join(path[:i]))
       if not isinstance(section, ConfigDict):
         raise UserError(f"{word}: config.{'.'.join(path[: i + 1])} is no section")
+    if path[-1:] == ["adapter"] and last == "name" and section.get("name") != text:
+      config.segmenter.adapter = {"name": text}
+      with_defaults(config)
+      continue
     old = _get(section, last, ".".join(path))
     if isinstance(old, ConfigDict):
       raise UserError(f"{word}: config.{key} is a section; set one of its keys: {', '.join(old.keys())}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from errseg_jax.errors import UserError
@@ -44,7 +43,7 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
   return jax.device_put(tree, NamedSharding(mesh, REPLICATED))
 
 
-def shard_batch(arrays: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """This process's rows -> global arrays split over the devices."""
+def shard_batch(arrays: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
+  """This process's rows of a tree of arrays -> global arrays split over the devices."""
   sharding = NamedSharding(mesh, BATCH)
-  return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in arrays.items()}
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), arrays)

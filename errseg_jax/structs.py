@@ -43,10 +43,12 @@ class Batch:
   Attributes:
     image: uint8 [B, H, W, 3], RGB 0..255.
     label: uint8 [B, H, W], train ids, 255 = ignore (padding included).
+    features: what the frozen network says of the image, where that is known; None: it is asked.
   """
 
   image: jax.Array
   label: jax.Array
+  features: Features | None = None
 
 
 @struct.dataclass

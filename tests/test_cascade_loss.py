@@ -39,6 +39,11 @@ def test_each_term_is_a_mean_over_valid_pixels(case):
   assert terms["coarse"] == pytest.approx(-np.log(coarse[pick]).mean(), rel=1e-5)
   assert terms["attention"] == pytest.approx(-np.log(np.where(wrong, a, 1 - a)).mean(), rel=1e-5)
   assert terms["refined"] == pytest.approx(-np.log(a * fine[pick] + (1 - a) * coarse[pick]).mean(), rel=1e-5)
+  also = dataclasses.replace(LOSS, fine=0.5)
+  assert also.terms(outputs, label)["fine"] == pytest.approx(-np.log(fine[pick]).mean(), rel=1e-5)
+  assert also(outputs, label) == pytest.approx(
+    float(sum(terms.values()) + 0.5 * also.terms(outputs, label)["fine"]), rel=1e-6
+  )
   weighted = dataclasses.replace(LOSS, coarse=0.5, attention=2.0, refined=3.0)
   expected = 0.5 * terms["coarse"] + 2 * terms["attention"] + 3 * terms["refined"]
   assert weighted(outputs, label) == pytest.approx(float(expected), rel=1e-6)
@@ -106,7 +111,7 @@ def test_a_config_says_all_of_it(tiny_config):
     ({"cascade__selection": "sofd"}, "did you mean 'soft'"),
     ({"cascade__detatch": True}, "did you mean 'detach'"),
     ({"cascade_loss__coarse": -1.0}, "'coarse': -1.0"),
-    ({"cascade_loss__fine": 1.0}, "fine"),
+    ({"cascade_loss__fines": 1.0}, "fines"),
     ({"cascade_loss": {"coarse": 0.0, "attention": 0.0, "refined": 0.0}}, "one above 0"),
     ({"cascade_loss__attention": float("nan")}, "or more"),
   ],

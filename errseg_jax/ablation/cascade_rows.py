@@ -20,6 +20,13 @@ def cascaded(config: ConfigDict, base: str) -> ConfigDict:
   return config
 
 
+def with_fine_loss(config: ConfigDict, base: str) -> ConfigDict:
+  """The cascade, its fine network trained on every pixel too."""
+  config = cascaded(config, base)
+  config.cascade_loss.fine = 1.0
+  return config
+
+
 def pyramid(config: ConfigDict, base: str) -> ConfigDict:
   """The fine network alone, as the head of a semantic network."""
   stage = whole_stage(config)
@@ -42,4 +49,4 @@ def width(config: ConfigDict) -> int:
   return 2 * (config.segmenter.head.get("features") or 256)
 
 
-CASCADE = {"cascade": cascaded, "pyramid": pyramid}
+CASCADE = {"cascade": cascaded, "cascade_fine": with_fine_loss, "pyramid": pyramid}

@@ -22,7 +22,7 @@ from errseg_jax.models.confusion_groups import RULES, ConfusionGroups
 from errseg_jax.models.detail_branch import DetailBranch
 from errseg_jax.models.detail_branches import DETAIL_BRANCHES
 from errseg_jax.models.early_exit import EarlyExit
-from errseg_jax.models.error_aware import ErrorAware
+from errseg_jax.models.error_aware import FEATURES, ErrorAware
 from errseg_jax.models.error_branch import PRIORS
 from errseg_jax.models.error_branches import ERROR_BRANCHES
 from errseg_jax.models.guidance import Guidance
@@ -97,9 +97,14 @@ def model(config: ConfigDict, num_classes: int) -> ErrorAware:
     sparse=sparse(config, detail_class),
     views=views(config),
     tiles=tiles(config),
+    features=known(config.segmenter.features, FEATURES, "config.segmenter.features"),
     kernels=known(config.kernels, CHOICES, "config.kernels"),
     num_devices=config.num_devices,
   )
+  if whole.features != "all" and (whole.guidance is not None or "cascade" in config.order):
+    raise UserError(
+      f"config.segmenter.features={whole.features!r}: guidance and cascades need all of them; set it to 'all'"
+    )
   exits = early_exit(config)
   if "cascade" not in config.order:
     if exits is not None:

@@ -12,7 +12,7 @@ from errseg_jax.errors import UserError
 from errseg_jax.losses.error import ErrorLoss
 from errseg_jax.losses.semantic import SemanticLoss
 from errseg_jax.models.cascade import Refine
-from errseg_jax.pixel_losses import CrossEntropy, label_weights, weighted_mean
+from errseg_jax.pixel_losses import CrossEntropy, label_weights, pixel_cross_entropy, weighted_mean
 from errseg_jax.structs import Outputs
 
 
@@ -29,6 +29,8 @@ class CascadeLoss:
     coarse: weight of the coarse loss.
     attention: of the attention loss.
     refined: of the mean of -log P_refine[y].
+    fine: of the mean of -log P_fine[y]. As published 0: the fine network learns where the attention is, and the less
+      the better the coarse branch gets.
   """
 
   semantic: SemanticLoss
@@ -37,9 +39,10 @@ class CascadeLoss:
   coarse: float = 1.0
   attention: float = 1.0
   refined: float = 1.0
+  fine: float = 0.0
 
   def __post_init__(self):
-    weights = {name: getattr(self, name) for name in ("coarse", "attention", "refined")}
+    weights = {name: getattr(self, name) for name in ("coarse", "attention", "refined", "fine")}
     if not all(0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
       raise UserError(f"cascade_loss: the weights {weights} must be 0 (off) or more, and one above 0")
 
@@ -60,12 +63,16 @@ class CascadeLoss:
   def terms(
     self, outputs: Outputs, label: jax.Array, confusion: jax.Array | None = None
   ) -> dict[str, jax.Array]:
-    """ "coarse", "attention" and "refined", each a mean over the valid pixels."""
+    """ "coarse", "attention", "refined" and, where it counts, "fine", each a mean over the valid pixels."""
     fixed = dataclasses.replace(outputs, semantic=jax.lax.stop_gradient(outputs.semantic))
     nll = self.refine.nll(outputs.semantic, outputs.detail, outputs.error, label)
     by_class = self.semantic.class_weights or getattr(self.semantic.pixel, "class_weights", ())
-    return {
+    weights = label_weights(label, by_class, nll.dtype)
+    terms = {
       "coarse": self.semantic(outputs, label, confusion),
       "attention": self.error(fixed, label),
-      "refined": weighted_mean(nll, label_weights(label, by_class, nll.dtype)),
+      "refined": weighted_mean(nll, weights),
     }
+    if not self.fine:
+      return terms
+    return {**terms, "fine": weighted_mean(pixel_cross_entropy(outputs.detail, label), weights)}

@@ -23,6 +23,7 @@ from errseg_jax.models.views import Views, combined
 from errseg_jax.structs import Coarse, Features, Outputs
 
 RGB = 3
+FEATURES = ("all", "low", "logits")
 
 
 class ErrorAware(nn.Module):
@@ -44,6 +45,7 @@ class ErrorAware(nn.Module):
     sparse: where the detail branch of a network at rest works; None: everywhere.
     views: of a network at rest; None: it sees an image once, as it is.
     tiles: of a network at rest; None: it sees an image whole. Each tile is seen in all views.
+    features: of the segmenter's what the branches see: "all", "low" (no high ones), or "logits" alone.
     kernels: `config.kernels`; "reference": no `Outputs.coarse`.
     num_devices: that a batch is split over; None: all.
   """
@@ -59,6 +61,7 @@ class ErrorAware(nn.Module):
   sparse: Sparse | None = None
   views: Views | None = None
   tiles: Tiles | None = None
+  features: str = "all"
   kernels: str = "auto"
   num_devices: int | None = 1
 
@@ -74,6 +77,7 @@ class ErrorAware(nn.Module):
     train: Collection[str] = (),
     wanted: Collection[str] = ("error", "detail"),
     sparsely: bool = False,
+    features: Features | None = None,
   ) -> Outputs:
     """One forward pass, the same in training, evaluation and prediction.
 
@@ -82,11 +86,14 @@ class ErrorAware(nn.Module):
       train: groups in training mode; in every other group batch statistics and dropout are at rest.
       wanted: branches to run.
       sparsely: the detail branch works where `sparse` says.
+      features: what the segmenter says of the image, where that is known; None: it is asked.
 
     Returns:
       Outputs at the image's size.
     """
-    features, size = self.segmenter(image, "segmenter" in train), image.shape[1:3]
+    if features is None:
+      features = self.shown(self.segmenter(image, "segmenter" in train))
+    size = image.shape[1:3]
     image = image[..., :RGB]
     semantic = resize(features.logits, size, features.align_corners)
     alone, presence = semantic, None
@@ -115,6 +122,13 @@ class ErrorAware(nn.Module):
       refined = self.refine(semantic, detail, error)
     base = None if semantic is alone else alone
     return Outputs(semantic, error, detail, auxiliary, stages, base, groups, refined, presence, coarse)
+
+  def shown(self, features: Features) -> Features:
+    """What the branches see of a segmenter's features."""
+    if self.features == "all":
+      return features
+    without = {"low": (), "strides": ()} if self.features == "logits" else {}
+    return dataclasses.replace(features, high=None, **without)  # type: ignore[arg-type]
 
   def started(self, features: Features, image: jax.Array, train: Collection[str]) -> Coarse | None:
     """What full-size logits come from, the branches' still missing; None where they are more than interpolated."""

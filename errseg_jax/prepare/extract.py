@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 import pathlib
@@ -27,7 +26,7 @@ from errseg_jax.models.error_aware import ErrorAware, infer
 from errseg_jax.progress import progress_bar
 from errseg_jax.train.initialise import initial_variables
 from errseg_jax.train.restore import load
-from errseg_jax.train.state import Variables
+from errseg_jax.train.state import Variables, digest
 
 NOTE = "extract.json"
 Scorer = Callable[[np.ndarray], np.ndarray]
@@ -113,15 +112,6 @@ def resized(maps: np.ndarray, size: tuple[int, ...], how: int) -> np.ndarray:
   return np.stack(
     [cv2.resize(np.ascontiguousarray(x), size[::-1], interpolation=how) for x in np.moveaxis(maps, -1, 0)], -1
   )
-
-
-def digest(variables: Variables) -> str:
-  """Of all weights."""
-  found = hashlib.blake2b(digest_size=16)
-  for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-    found.update(jax.tree_util.keystr(path).encode())
-    found.update(np.ascontiguousarray(leaf).tobytes())
-  return found.hexdigest()
 
 
 def claim(folder: pathlib.Path, settings: dict[str, Any]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -53,3 +55,12 @@ def split(variables: Variables, groups: Collection[str]) -> tuple[Variables, Var
 def merge(frozen: Variables, trained: Variables) -> Variables:
   """The whole of two disjoint parts; `trained` wins where both have a group."""
   return {c: {**frozen.get(c, {}), **trained.get(c, {})} for c in sorted({*frozen, *trained})}
+
+
+def digest(variables: Variables) -> str:
+  """A hash of all weights, hexadecimal."""
+  found = hashlib.blake2b(digest_size=16)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+    found.update(jax.tree_util.keystr(path).encode())
+    found.update(np.ascontiguousarray(leaf).tobytes())
+  return found.hexdigest()

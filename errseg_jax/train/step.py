@@ -42,17 +42,17 @@ def make_loss(model: ErrorAware, stage: Stage, loss: Any, remat: bool = False) -
   all the same.
   """
 
-  def forward(params, batch_stats, network, image, rng):
+  def forward(params, batch_stats, network, batch, rng):
     variables = merge(network, {"params": params, "batch_stats": batch_stats})
-    options: dict[str, Any] = {"train": stage.groups, "wanted": stage.wanted}
-    return model.apply(variables, image, **options, rngs={"dropout": rng}, mutable=["batch_stats"])
+    options: dict[str, Any] = {"train": stage.groups, "wanted": stage.wanted, "features": batch.features}
+    return model.apply(variables, batch.image, **options, rngs={"dropout": rng}, mutable=["batch_stats"])
 
   if remat:
     forward = jax.checkpoint(forward, policy=products)
 
   def loss_fn(params, batch_stats, frozen, batch, rng):
     network = {kind: tree for kind, tree in frozen.items() if kind != "loss"}
-    outputs, changed = forward(params, batch_stats, network, batch.image, rng)
+    outputs, changed = forward(params, batch_stats, network, batch, rng)
     new = changed.get("batch_stats", {})
     metrics = {} if "segmenter" in stage.groups else {"error_rate": error_rate(outputs, batch.label)}
     more = frozen.get("loss", {})

@@ -14,6 +14,7 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from errseg_jax import assemble
+from errseg_jax.data.augmentations import Chain
 from errseg_jax.data.pipeline import step_names, train_batches
 from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
@@ -28,6 +29,7 @@ from errseg_jax.models.fusion import BLIND, CANDIDATES
 from errseg_jax.models.heads.dpc_cells import cell_text
 from errseg_jax.pixel_losses import Confusion
 from errseg_jax.sharding import make_mesh, replicate
+from errseg_jax.train.cache import cache_of, check_network
 from errseg_jax.train.checkpoints import StageCheckpoints
 from errseg_jax.train.confusion import ConfusionInput, check_confusion, with_groups
 from errseg_jax.train.initialise import initial_variables
@@ -76,6 +78,7 @@ class Trainer:
     self.dataset = assemble.dataset(config)
     self.splits = assemble.splits(config)
     self.sources = self.splits.sources(self.dataset)
+    self.cache = cache_of(config)
     # Of each source that a stage reads: what is pasted into a fold's images comes from that fold.
     self.transforms = {
       stage.name: [assemble.transform(config, stage.source, source) for source in self.sources_of(stage)]
@@ -122,7 +125,10 @@ class Trainer:
       NotFinite: a loss was NaN.
       UserError: a damaged file, or a workdir of another config.
     """
-    variables = replicate(initial_variables(self.model, self.config), self.mesh)
+    variables = initial_variables(self.model, self.config)
+    if self.cache is not None:
+      check_network(self.cache, variables, self.config.loader.features)
+    variables = replicate(variables, self.mesh)
     for stage in self.stages:  # a mistake in the last one's optimizer must not wait until it starts
       make_optimizer(stage.optimizer, stage.steps, split(variables, stage.groups)[0]["params"])
     claim(self.workdir, self.config)
@@ -228,12 +234,16 @@ class Trainer:
     writer: MetricWriter,
     stop: StopSignal,
   ) -> Loop:
-    config, sources = self.config, self.sources_of(stage)
+    config, sources, transforms = self.config, self.sources_of(stage), self.transforms[stage.name]
+    prepared: Any = iter
+    if self.cache is not None and stage.kind in BRANCHES:
+      sources, transforms = [self.cache], [Chain(())]
+      prepared = functools.partial(map, self.cache.assembled)
     order = {"batch_size": stage.batch_size, "seed": stage.seed(config.seed)}
     batches = functools.partial(
       train_batches,
       sources,
-      self.transforms[stage.name],
+      transforms,
       stop=stage.steps,
       threads=config.loader.threads,
       **order,
@@ -243,7 +253,7 @@ class Trainer:
       make_step(
         self.model_of(stage), stage, self.make_loss(stage, frozen), tx, config.seed, config.train.remat
       ),
-      lambda start: batches(start=start),
+      lambda start: prepared(batches(start=start)),
       lambda step: step_names(sources, step=step, **order),
       self.make_score(stage, frozen),
       checkpoints,

@@ -179,7 +179,7 @@ def test_a_row_is_checked_without_reading_labels_and_its_control_has_its_loss(co
 def test_a_given_network_leaves_out_what_trains_one_anew(config):
   given = config.copy_and_resolve_references()
   given.segmenter.init = str(pathlib.Path("elsewhere"))
-  anew = {"base_doubled", "holdout", "crossfit", "cascade", "pyramid"}
+  anew = {"base_doubled", "holdout", "crossfit", "cascade", "cascade_fine", "pyramid"}
   assert anew == set(run.chosen((), config)) - set(run.chosen((), given))
 
 

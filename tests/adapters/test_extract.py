@@ -130,8 +130,8 @@ def test_a_trained_run_is_extracted_by_the_command(trained, tmp_path):
   assert (
     main(["data", "extract", f"--workdir={workdir}", "--split=val", f"--out={tmp_path}", "--stride=1"]) == 0
   )
-  source = trainer.dataset.source("val")
   network = errseg_jax.load(str(workdir))
+  source = assemble.dataset(network.config).source("val")
   for index, name in enumerate(source.names):
     found = at_size(read_scores(tmp_path / "val" / f"{name}.npz", source[index]["label"].shape, 3), (32, 48))
     want = network.predict(source[index]["image"]).semantic_labels
