@@ -202,7 +202,10 @@ def _stored(path: pathlib.Path, most: int) -> dict[str, np.ndarray]:
   readers = {".npy": _npy, ".npz": _npz, ".png": _png, ".tif": _tiff, ".tiff": _tiff}
   try:
     with path.open("rb") as file:
-      return readers[path.suffix.lower()](file, most)
+      arrays = readers[path.suffix.lower()](file, most)
+    if not all(array.size for array in arrays.values()):
+      raise ValueError("it holds nothing")
+    return arrays
   except FileNotFoundError:
     raise BadFile("scores", f"{path}: no such file") from None
   except Exception as error:  # of whichever reader, at bytes of anyone

@@ -126,17 +126,15 @@ def test_mistakes_are_one_line(numpy_net, tiny_config, tmp_path, monkeypatch):
 
 
 def test_a_trained_run_is_extracted_by_the_command(trained, tmp_path):
-  workdir, trainer = trained
-  assert (
-    main(["data", "extract", f"--workdir={workdir}", "--split=val", f"--out={tmp_path}", "--stride=1"]) == 0
-  )
-  network = errseg_jax.load(str(workdir))
+  flags = [f"--workdir={trained}", "--split=val"]
+  assert main(["data", "extract", *flags, f"--out={tmp_path}", "--stride=1"]) == 0
+  network = errseg_jax.load(str(trained))
   source = assemble.dataset(network.config).source("val")
   for index, name in enumerate(source.names):
     found = at_size(read_scores(tmp_path / "val" / f"{name}.npz", source[index]["label"].shape, 3), (32, 48))
     want = network.predict(source[index]["image"]).semantic_labels
     assert (found.argmax(-1) == want).mean() > 0.97  # codes of near ties are equal
-  assert main(["data", "extract", f"--workdir={workdir}", "--split=val"]) == 2
+  assert main(["data", "extract", *flags]) == 2
 
 
 def test_probabilities_and_single_logits_become_logits():
