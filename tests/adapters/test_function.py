@@ -137,7 +137,7 @@ def test_a_factory_may_return_a_function_of_images(mine, tiny_config, tmp_path):
       {"name": "function", "factory": "mine:plain", "options": {"size": 3}},
       "unexpected keyword argument 'size'",
     ),
-    ({"name": "tensorflow"}, "'tensorflow' is unknown; known: function, export, torch, saved"),
+    ({"name": "tensorflow"}, "'tensorflow' is unknown; known: function, export, torch, keras, saved, onnx"),
     ({"name": "export", "path": "nowhere.bin"}, "No such file"),
   ],
 )
