@@ -131,6 +131,8 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
 def _get(section: ConfigDict, name: str, where: str) -> Any:
   if name in section:
     return section[name]
+  if where == "segmenter.adapter" and not section:
+    raise UserError(f"config.{where} has no key {name!r} yet; name the adapter first, by config.{where}.name")
   near = difflib.get_close_matches(name, list(section.keys()), 1)
   hint = f"did you mean {near[0]!r}? " if near else ""
   place = f"config.{where}" if where else "config"

@@ -13,10 +13,13 @@ from rich.table import Table
 NEEDED = (
   *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "ml_collections"),
   *("clu", "numpy", "scipy", "opencv-python-headless", "pillow", "matplotlib", "jinja2", "rich"),
-  *("tensorboardX", "safetensors"),
+  *("tensorboardX", "safetensors", "array-record", "tifffile"),
 )
 OPTIONAL = {
   "torch": "to convert .pth and .pt files",
+  "torchax": "PyTorch modules as given networks, with torch",
+  "keras": "Keras models as given networks",
+  "onnxruntime": "scores of ONNX networks by `errseg data extract`",
   "h5py": "to convert Keras .h5 files",
   "tensorboard": "to look at the event files",
 }
