@@ -38,6 +38,7 @@ ORDER = (
   "ablation",
   "prepare",
   "doctor",
+  "commands",
   "cli_flags",
   "cli",
 )

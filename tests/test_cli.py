@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from errseg_jax import cli
-from errseg_jax.cli import COMMANDS, main
+from errseg_jax import cli, commands
+from errseg_jax.cli import main
+from errseg_jax.commands import COMMANDS
 
 CONFIG = """
 from errseg_jax.models.backbones import resnet
@@ -27,7 +28,7 @@ def get_config(arg=None):
 @pytest.fixture(autouse=True)
 def _keep_settings(monkeypatch):
   """Commands set up logging, the cache and the platform of a whole process; this one has them."""
-  monkeypatch.setattr(cli, "prepare", lambda config: None)
+  monkeypatch.setattr(commands, "prepare", lambda config: None)
 
 
 @pytest.fixture
@@ -270,7 +271,7 @@ def test_an_unfinished_run_is_not_evaluated(refused, trained, tmp_path):
 def test_a_trained_workdir_takes_the_device_flags_and_reads_choice_json(refused, trained, capsys):
   override = [f"--workdir={trained}", "--config.platform=cpu", "--config.num_devices=1"]
   args = cli.parse("evaluate", override)
-  config = cli.workdir_config(args)
+  config = commands.workdir_config(args)
   assert (config.platform, config.num_devices) == ("cpu", 1)
   refused(["evaluate", *override, "--split=tset"], "images/tset")
 

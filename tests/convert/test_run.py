@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import errseg_jax as errseg
-from errseg_jax import assemble, cli
+from errseg_jax import assemble, cli, commands
 from errseg_jax.cli import main
 from errseg_jax.models.backbones import xception
 from errseg_jax.models.heads import deeplabv3plus_rules, dpc_rules, pspnet_rules
@@ -104,7 +104,7 @@ def test_the_flag_brings_architecture_and_preprocessing_along(trained, config_fi
     "--config.segmenter.head.dropout=0.3",
     f"--config.segmenter.init={trained}",
   ]
-  config = cli.required_config(cli.parse("train", words))
+  config = commands.required_config(cli.parse("train", words))
   there = load_config(trained).segmenter
   assert config.segmenter.backbone == there.backbone
   assert (config.segmenter.head.rates, config.segmenter.mean) == (there.head.rates, there.mean)
