@@ -158,7 +158,7 @@ CONTENTS = {".npy": P, ".npz": {"p": P}, ".png": stacked(BYTES), ".tif": BYTES}
 
 
 @pytest.mark.parametrize("suffix", CONTENTS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_damaged_files_are_one_line(tmp_path_factory, suffix, data):
   path = tmp_path_factory.mktemp("damaged") / f"a{suffix}"
@@ -187,7 +187,7 @@ def test_bombs_are_not_unpacked(tmp_path):
       read_scores(tmp_path / name, SIZE, C)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
   size=st.tuples(st.integers(4, 30), st.integers(4, 30)), factor=st.integers(1, 4), classes=st.integers(2, 9)
 )
