@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from errseg_jax import cli
+from errseg_jax import commands
 from errseg_jax.ablation import run
 from errseg_jax.ablation.cascade_rows import CASCADE, width
 from errseg_jax.assemble import with_defaults
@@ -45,7 +45,7 @@ def test_the_config_of_a_cascade_is_no_comparison(tiny_config, tmp_path):
 
 @pytest.mark.slow
 def test_both_rows_are_trained_and_told(config, tmp_path, monkeypatch):
-  monkeypatch.setattr(cli, "required_config", lambda args: config)
+  monkeypatch.setattr(commands, "required_config", lambda args: config)
   assert main(["ablate", f"--workdir={tmp_path}", "--rows=cascade,pyramid", "--seeds=1"]) == 0
   rows = json.loads((tmp_path / "ablation.json").read_text())["rows"]
   for name in CASCADE:

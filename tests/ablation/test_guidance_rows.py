@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from errseg_jax import cli
+from errseg_jax import commands
 from errseg_jax.ablation import run
 from errseg_jax.ablation.guidance_rows import GUIDANCE
 from errseg_jax.ablation.guidance_tables import guidance_tables
@@ -90,7 +90,7 @@ def test_the_family_has_the_control(config):
 
 @pytest.mark.slow
 def test_rows_are_trained_tuned_and_told(config, tmp_path, monkeypatch):
-  monkeypatch.setattr(cli, "required_config", lambda args: config)
+  monkeypatch.setattr(commands, "required_config", lambda args: config)
   rows = "base_longer,guided_frozen,guided,guided_mean,guided_crf"
   assert main(["ablate", f"--workdir={tmp_path}", f"--rows={rows}", "--seeds=1"]) == 0
   told = json.loads((tmp_path / "ablation.json").read_text())["rows"]

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from errseg_jax import assemble, cli
+from errseg_jax import assemble, commands
 from errseg_jax.ablation import run
 from errseg_jax.ablation.rows import ROWS
 from errseg_jax.assemble import stage_losses, with_defaults
@@ -32,7 +32,7 @@ def finished(config, tmp_path_factory):
   """(workdir, the runs trained by each of two calls of the command): the first was stopped in the fourth run."""
   workdir, calls = tmp_path_factory.mktemp("ablation") / "W", []
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(cli, "required_config", lambda args: config)
+    patch.setattr(commands, "required_config", lambda args: config)
     train = Trainer.run
 
     def traced(trainer):
@@ -119,7 +119,7 @@ def test_plots_are_written(finished):
 def test_a_config_that_changed_is_refused(finished, config, monkeypatch, capsys):
   other = config.copy_and_resolve_references()
   other.stages.detail.steps = 5
-  monkeypatch.setattr(cli, "required_config", lambda args: other)
+  monkeypatch.setattr(commands, "required_config", lambda args: other)
   before = (finished[0] / "ablation.json").read_bytes()
   assert main(["ablate", f"--workdir={finished[0]}", f"--rows={NAMES}"]) == 2
   assert "stages.detail.steps: 4 there, 5 now" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from errseg_jax import assemble, cli
+from errseg_jax import assemble, commands
 from errseg_jax.bench import model as bench
 from errseg_jax.bench import roofline
 from errseg_jax.bench.command import show
@@ -114,7 +114,7 @@ def test_the_classifier_of_a_group_by_hand(tiny_config):
 
 
 def test_the_command_prints_a_table_or_json(tiny_config, capsys, monkeypatch):
-  monkeypatch.setattr(cli, "required_config", lambda args: tiny_config())
+  monkeypatch.setattr(commands, "required_config", lambda args: tiny_config())
   assert main(["bench", "--what=size", "--size=64x96", "--json"]) == 0
   assert json.loads(capsys.readouterr().out) == size(tiny_config(), 64, 96)
   assert main(["bench", "--what=size", "--size=64x96"]) == 0
@@ -180,7 +180,7 @@ def test_guidance_costs_what_it_adds_its_layers_counted(tiny_config, monkeypatch
 
 
 def test_the_model_is_timed(tiny_config, capsys, monkeypatch):
-  monkeypatch.setattr(cli, "required_config", lambda args: tiny_config())
+  monkeypatch.setattr(commands, "required_config", lambda args: tiny_config())
   monkeypatch.setattr(bench, "ROUNDS", 2)
   monkeypatch.setitem(roofline.SIDE, "cpu", 32)
   assert main(["bench", "--what=model", "--size=64x96", "--json"]) == 0

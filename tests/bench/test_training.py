@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from errseg_jax import cli
+from errseg_jax import commands
 from errseg_jax.bench import command, crf, reading, roofline, training
 from errseg_jax.cli import main
 from errseg_jax.errors import UserError
@@ -18,7 +18,7 @@ def quick(monkeypatch):
 
 
 def test_a_step_of_every_stage_is_timed(tiny_config, capsys, monkeypatch):
-  monkeypatch.setattr(cli, "required_config", lambda args: tiny_config())
+  monkeypatch.setattr(commands, "required_config", lambda args: tiny_config())
   assert main(["bench", "--what=train", "--json"]) == 0
   cost = json.loads(capsys.readouterr().out)
   assert [row["stage"] for row in cost["rows"]] == list(tiny_config().order)
@@ -42,7 +42,7 @@ def test_a_loss_that_names_the_confusion_gets_its_matrix(tiny_config):
 
 
 def test_images_are_read_once_for_stages_that_share_them(tiny_config, capsys, monkeypatch):
-  monkeypatch.setattr(cli, "required_config", lambda args: tiny_config())
+  monkeypatch.setattr(commands, "required_config", lambda args: tiny_config())
   assert main(["bench", "--what=data", "--json"]) == 0
   cost = json.loads(capsys.readouterr().out)
   assert cost["rows"][0]["stage"] == "semantic"
@@ -78,7 +78,7 @@ def test_all_goes_on_without_pytorch(tiny_config, capsys, monkeypatch):
     for what, bench in benches.items():
       monkeypatch.setitem(benches, what, small(what, bench))
   monkeypatch.setitem(command.OF_NOTHING, "pytorch", command.Bench(missing, lambda found: None, "32x32"))
-  monkeypatch.setattr(cli, "required_config", lambda args: tiny_config())
+  monkeypatch.setattr(commands, "required_config", lambda args: tiny_config())
   assert main(["bench", "--what=all", "--json"]) == 0
   found = json.loads(capsys.readouterr().out)
   assert set(found) == {*command.OF_CONFIG, *command.OF_NOTHING}

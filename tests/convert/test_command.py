@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from errseg_jax import assemble, cli
+from errseg_jax import assemble, commands
 from errseg_jax.cli import main
 from errseg_jax.errors import UserError
 from errseg_jax.train.backbone_weights import load_backbone
@@ -20,7 +20,7 @@ RESNET = {"name": "resnet", "depth": 10, "width": 8}
 @pytest.fixture(autouse=True)
 def _keep_settings(monkeypatch):
   """Commands set up logging, the cache and the platform of a whole process; this one has them."""
-  monkeypatch.setattr(cli, "prepare", lambda config: None)
+  monkeypatch.setattr(commands, "prepare", lambda config: None)
 
 
 @pytest.fixture
