@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 from jax import export
 
+from errseg_jax.adapters.factory import content_of
 from errseg_jax.adapters.network import Network, as_they_are, normalised
 from errseg_jax.errors import UserError
 
@@ -76,9 +76,5 @@ class ExportAdapter:
     """
     if self.images not in ("uint8", "float32"):
       raise UserError(f"config.segmenter.adapter.images={self.images!r} must be 'uint8' or 'float32'")
-    try:
-      blob = pathlib.Path(self.path).read_bytes()
-    except OSError as error:
-      raise UserError(f"config.segmenter.adapter.path={self.path!r}: {error.strerror}") from None
     preprocess = normalised(self.mean, self.std) if self.images == "float32" else None
-    return from_export(blob, num_classes, preprocess=preprocess, name=self.path)
+    return from_export(content_of(self.path), num_classes, preprocess=preprocess, name=self.path)

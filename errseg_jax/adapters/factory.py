@@ -1,11 +1,24 @@
-"""Objects of the user's own code, by the name that a config has for them."""
+"""What a config names of the user's own: code and files."""
 
 from __future__ import annotations
 
 import importlib
+import pathlib
 from typing import Any
 
 from errseg_jax.errors import UserError
+
+
+def content_of(path: str) -> bytes:
+  """The bytes of the file that a config names.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  try:
+    return pathlib.Path(path).read_bytes()
+  except OSError as error:
+    raise UserError(f"config.segmenter.adapter.path={path!r}: {error.strerror}") from None
 
 
 def made(factory: str, options: dict[str, Any]) -> Any:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import pathlib
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jax.numpy as jnp
 import numpy as np
 
-from errseg_jax.adapters.factory import made
+from errseg_jax.adapters.factory import content_of, made
 from errseg_jax.adapters.network import normalised
 from errseg_jax.data.score_files import VALUES
 from errseg_jax.errors import UserError
@@ -28,10 +27,12 @@ def as_logits(values: str, scores: np.ndarray) -> np.ndarray:
     scores: [h, w, C]; [h, w] or [h, w, 1] of class 1 of two.
 
   Raises:
-    UserError: they are no finite numbers.
+    UserError: they are of another shape, or no finite numbers.
   """
   z = np.asarray(scores, np.float32)
   z = z[..., None] if z.ndim == 2 else z
+  if z.ndim != 3 or not z.size:
+    raise UserError(f"the network gives an array of shape {z.shape}, and scores of an image are [h, w, C]")
   if not np.isfinite(z).all():
     raise UserError("the network gives scores that are no finite numbers")
   if values == "probabilities":
@@ -125,7 +126,7 @@ class OnnxAdapter(HostAdapter):
       raise UserError(
         "an ONNX network wants ONNX Runtime, which is missing: pip install onnxruntime"
       ) from None
-    self.content()
+    content_of(self.path)
     try:
       session = onnxruntime.InferenceSession(self.path, providers=["CPUExecutionProvider"])
     except Exception as error:  # of its own kinds, one for each thing that can be wrong with a file
@@ -147,17 +148,6 @@ class OnnxAdapter(HostAdapter):
 
     return score
 
-  def content(self) -> bytes:
-    """Of the file.
-
-    Raises:
-      UserError: there is none.
-    """
-    try:
-      return pathlib.Path(self.path).read_bytes()
-    except OSError as error:
-      raise UserError(f"config.segmenter.adapter.path={self.path!r}: {error.strerror}") from None
-
   def fingerprint(self) -> str:
     """What tells it from another network."""
-    return hashlib.blake2b(self.content(), digest_size=16).hexdigest()
+    return hashlib.blake2b(content_of(self.path), digest_size=16).hexdigest()

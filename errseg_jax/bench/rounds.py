@@ -10,9 +10,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from errseg_jax import assemble
-from errseg_jax.data.pipeline import bucket
 from errseg_jax.data.scores import joined
+from errseg_jax.inference.padding import padded
 
 IMAGES = 16  # that are timed, evenly over the split
 ROUNDS = 5  # of each program on each of them
@@ -59,13 +58,3 @@ def seconds_of(
   images = [image for image in images if image.shape == images[0].shape]
   found = [in_rounds(programs, ROUNDS, variables, image) for image in images]
   return list(images[0].shape[1:3]), {name: np.stack([one[name] for one in found]) for name in programs}
-
-
-def padded(config: ConfigDict, image: np.ndarray) -> np.ndarray:
-  """An image [H, W, 3] as a batch of one, in its bucket."""
-  height, width = image.shape[:2]
-  size = bucket(height, width, config.loader.size_multiple, config.segmenter.size_remainder)
-  out = np.empty((1, *size, image.shape[-1]), np.uint8)
-  out[:] = np.array(assemble.padding(config), np.uint8)
-  out[0, :height, :width] = image
-  return out

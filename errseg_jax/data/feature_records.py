@@ -20,6 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from errseg_jax.data.datasets.base import Sample
+from errseg_jax.data.records import open_records, record_at
 from errseg_jax.errors import BadFile, UserError
 from errseg_jax.structs import Features
 
@@ -106,12 +107,7 @@ class FeatureCache:
 
   def __getitem__(self, index: int) -> Sample:
     where = f"{pathlib.Path(self.paths[0]).parent}: record {index}"
-    try:
-      record = self.records[index]
-    except (IndexError, ValueError, RuntimeError, OSError) as error:
-      reason = " ".join(str(error).split())[:200]
-      raise BadFile("undecodable", f"{where}: cannot be read ({reason}); {AGAIN}") from None
-    return unpack(record, self.layout, where)
+    return unpack(record_at(self.records, index, where, AGAIN), self.layout, where)
 
   def assembled(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """A batch of records as {"image", "label", "features"}."""
@@ -128,8 +124,6 @@ def open_cache(folder: pathlib.Path) -> FeatureCache:
   Raises:
     UserError: there is none, it is not finished, or damaged.
   """
-  import grain  # here, as it takes a second
-
   path = folder / INDEX
   try:
     found = json.loads(path.read_text())
@@ -143,19 +137,14 @@ def open_cache(folder: pathlib.Path) -> FeatureCache:
     if found["schema"] != SCHEMA:
       raise UserError(f"{path}: is of schema {found['schema']!r}, and this version reads {SCHEMA}; {AGAIN}")
     layout = tuple((name, kind, tuple(shape)) for name, kind, shape in found["layout"])
-    paths = tuple(str(folder / name) for name in found["shards"])
+    paths = tuple(str(folder / pathlib.PurePath(name).name) for name in found["shards"])
     images, count = tuple(found["images"]), found["records"]
     record_bytes(layout)
     rest = tuple(found["strides"]), bool(found["align_corners"])
     settings = dict(found["settings"])
   except (LookupError, TypeError, ValueError) as error:
     raise UserError(f"{path}: is damaged ({type(error).__name__}: {error}); {AGAIN}") from None
-  try:
-    records = grain.sources.ArrayRecordDataSource(list(paths))
-    whole = len(records) == count and count % max(len(images), 1) == 0 and count > 0
-  except (ValueError, RuntimeError, OSError) as error:
-    reason = " ".join(str(error).split())[:200]
-    raise BadFile("undecodable", f"{folder}: a shard is damaged or missing ({reason}); {AGAIN}") from None
-  if not whole:
+  records = open_records(paths, f"{folder}: a shard", AGAIN)
+  if len(records) != count or not images or not count or count % len(images):
     raise UserError(f"{path}: its shards do not hold what it says; {AGAIN}")
   return FeatureCache(paths, images, layout, *rest, records, settings)

@@ -27,14 +27,16 @@ class ScoreFiles:
   folder: pathlib.Path
   kind: ScoreFormat
 
-  def __post_init__(self):
+  def of_split(self, split: str) -> ScoreFiles:
+    """Those of a split, where it has a folder of its own.
+
+    Raises:
+      UserError: there is no folder at all.
+    """
     if not self.folder.is_dir():
       raise UserError(
         f"{self.folder}: no such folder; set config.segmenter.adapter.folder to that of the score files"
       )
-
-  def of_split(self, split: str) -> ScoreFiles:
-    """Those of a split, where it has a folder of its own."""
     own = self.folder / split
     return dataclasses.replace(self, folder=own) if own.is_dir() else self
 

@@ -8,15 +8,15 @@ import io
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from errseg_jax.data.datasets.base import Dataset, Sample, Source
 from errseg_jax.data.images import decode_image, plain
+from errseg_jax.data.records import write_records, write_text
 from errseg_jax.data.shards import SCHEMA, differing, pack, read_index
 from errseg_jax.errors import UserError
 
@@ -206,15 +206,13 @@ def write_shard(
   Raises:
     UserError: a sample cannot be used.
   """
-  part = path.with_name(f".{path.name}.part")
-  writer = ArrayRecordWriter(str(part), "group_size:1")
-  try:
+
+  def records() -> Iterator[bytes]:
     for number in indices:
-      writer.write(record_of(source, number))
-  finally:
-    writer.close()
-  index.unlink(missing_ok=True)
-  os.replace(part, path)
+      yield record_of(source, number)
+    index.unlink(missing_ok=True)
+
+  write_records(path, records())
   entry = {
     "file": path.name,
     "records": len(indices),
@@ -224,13 +222,6 @@ def write_shard(
   }
   write_text(path.with_name(f".{path.name}.json"), json.dumps(entry))
   return entry
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-  """Whole or not at all."""
-  part = path.with_name(f".{path.name}.part")
-  part.write_text(text)
-  os.replace(part, path)
 
 
 def file_hash(path: pathlib.Path) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 
 from errseg_jax.data.datasets.base import Dataset, Sample, Source
 from errseg_jax.data.images import decode_image
+from errseg_jax.data.records import open_records, record_at
 from errseg_jax.errors import BadFile, UserError
 from errseg_jax.structs import DatasetInfo
 
@@ -85,7 +86,7 @@ def _scores(content: bytes, where: str) -> np.ndarray:
     size = math.prod(shape)
     codes = zlib.decompressobj().decompress(content[_SHAPE.size :], size + 1)
     return np.frombuffer(codes, np.uint8).reshape(shape)
-  except (struct.error, zlib.error, ValueError) as error:
+  except (struct.error, zlib.error, ValueError, OverflowError) as error:
     raise BadFile("undecodable", f"{where}: its scores are damaged ({error}); {AGAIN}") from None
 
 
@@ -154,12 +155,7 @@ class ShardSource:
 
   def __getitem__(self, index: int) -> Sample:
     where = f"{pathlib.Path(self.paths[0]).parent}: sample {index} ({self.names[index]})"
-    try:
-      record = self.records[index]
-    except (IndexError, ValueError, RuntimeError, OSError) as error:
-      reason = " ".join(str(error).split())[:200]
-      raise BadFile("undecodable", f"{where}: cannot be read ({reason}); {AGAIN}") from None
-    return unpack(record, where)
+    return unpack(record_at(self.records, index, where, AGAIN), where)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,8 +178,6 @@ class Sharded(Dataset):
     return self.inner.published(split)
 
   def scan(self, split: str) -> tuple[Source, tuple[str, ...]]:
-    import grain  # here, as it takes a second
-
     index = self.root / f"{split}.json"
     found = read_index(index)
     if found["classes"] != list(self.info.classes):
@@ -195,14 +189,9 @@ class Sharded(Dataset):
       if not path.is_file() or path.stat().st_size != shard["bytes"]:
         raise UserError(f"{path}: is missing or cut short; {AGAIN}")
     texts = tuple(map(str, paths))
-    try:
-      records = grain.sources.ArrayRecordDataSource(list(texts))
-      count = len(records)
-    except (ValueError, RuntimeError, OSError) as error:
-      reason = " ".join(str(error).split())[:200]
-      raise BadFile(
-        "undecodable", f"{self.root}: a shard of {split} is damaged ({reason}); {AGAIN}"
-      ) from None
-    if count != len(found["names"]):
-      raise UserError(f"{index}: names {len(found['names'])} samples, and its shards hold {count}; {AGAIN}")
+    records = open_records(texts, f"{self.root}: a shard of {split}", AGAIN)
+    if len(records) != len(found["names"]):
+      raise UserError(
+        f"{index}: names {len(found['names'])} samples, and its shards hold {len(records)}; {AGAIN}"
+      )
     return ShardSource(texts, tuple(found["names"]), records), ()

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from errseg_jax import assemble
-from errseg_jax.data.pipeline import bucket
 from errseg_jax.inference.choice import Choice, fused_probabilities, rebalanced
+from errseg_jax.inference.padding import padded
 from errseg_jax.inference.smoothing import smoothed
 from errseg_jax.kernels import fused_labels
 from errseg_jax.metrics.calibration import calibrated
@@ -172,12 +171,9 @@ class TrainedNetwork:
         f"predict needs uint8 [H, W, {self.model.image_channels}], got {image.dtype} {image.shape}"
       )
     height, width = image.shape[:2]
-    size = bucket(height, width, self.config.loader.size_multiple, self.config.segmenter.size_remainder)
-    padded = np.empty((1, *size, image.shape[2]), np.uint8)
-    padded[:] = np.array(assemble.padding(self.config), np.uint8)
-    padded[0, :height, :width] = image
-    if self.model.tiles is not None and max(size) > self.model.tiles.size:
-      out = self._by_bands(padded)
+    whole = padded(self.config, image)
+    if self.model.tiles is not None and max(whole.shape[1:3]) > self.model.tiles.size:
+      out = self._by_bands(whole)
     else:
-      out = jax.device_get(self._forward(self._resting, padded, self.choice.arrays()))
+      out = jax.device_get(self._forward(self._resting, whole, self.choice.arrays()))
     return jax.tree.map(lambda x: x[0, :height, :width], out)

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import itertools
 import json
-import os
 import pathlib
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
 from ml_collections import ConfigDict
 
 from errseg_jax import assemble
 from errseg_jax.data.feature_records import INDEX, SCHEMA, flattened, layout_of, pack, record_bytes
+from errseg_jax.data.records import write_records, write_text
 from errseg_jax.errors import UserError
 from errseg_jax.models.error_aware import ErrorAware
-from errseg_jax.prepare.extract import claim, save
+from errseg_jax.prepare.folder import check_space, claim
 from errseg_jax.progress import progress_bar
 from errseg_jax.structs import Features
 from errseg_jax.train.cache import check_given, network_digest, settings
@@ -28,7 +27,10 @@ from errseg_jax.train.initialise import initial_variables
 from errseg_jax.train.state import Variables
 from errseg_jax.train.trainer import Trainer
 
-SHARD = 64  # records, at least a batch
+SHARD = 64  # records
+ADVICE = "lower --passes or transform.crop_size, or set segmenter.features to 'low' or 'logits'"
+Ask = Callable[[np.ndarray], Features]
+"""images uint8 [B, H, W, channels] -> what the branches see of the network's features."""
 
 
 def cache(config: ConfigDict, out: pathlib.Path, passes: int) -> pathlib.Path:
@@ -53,47 +55,58 @@ def cache(config: ConfigDict, out: pathlib.Path, passes: int) -> pathlib.Path:
     raise UserError("config.loader.features: is a cache already; leave it out to write one")
   check_given(config)
   trainer = Trainer(config, out)
-  config = trainer.config
-  source = trainer.sources["branches"]
+  config, source = trainer.config, trainer.sources["branches"]
   variables = initial_variables(trainer.model, config)
-  views = Views(source, assemble.transform(config, "branches", source), config.seed, passes)
   network = {kind: tree.get("segmenter", {}) for kind, tree in variables.items()}
-  ask = jax.jit(functools.partial(features_of, trainer.model))
+  ask = functools.partial(jax.jit(functools.partial(features_of, trainer.model)), network)
+  views = Views(source, assemble.transform(config, "branches", source), config.seed, passes)
   made = {**settings(config), "network": network_digest(variables), "seed": config.seed, "passes": passes}
-  first = next(records(views, range(1), ask, network, 1, 1))
-  layout, features = layout_of(first[0]), first[1]
+  arrays, features = next(records(views, range(1), ask, 1, 1))
   claim(out, made)
-  shards = [range(k, min(k + SHARD, len(views))) for k in range(0, len(views), SHARD)]
-  names = [f"branches-{k:05}-of-{len(shards):05}.array_record" for k in range(len(shards))]
-  missing = [(name, part) for name, part in zip(names, shards, strict=True) if not (out / name).exists()]
-  check_space(out, sum(len(part) for _, part in missing) * record_bytes(layout), len(views))
-  done = len(views) - sum(len(part) for _, part in missing)
-  with progress_bar("extract", len(views), done) as show:
-    for name, part in missing:
-      part_path = out / f".{name}.part"
-      writer = ArrayRecordWriter(str(part_path), "group_size:1")
-      try:
-        for arrays, _ in records(
-          views, part, ask, network, config.loader.eval_batch_size, config.loader.threads
-        ):
-          writer.write(pack(arrays))
-          done += 1
-          show(done)
-      finally:
-        writer.close()
-      os.replace(part_path, out / name)
+  shards = write(out, views, ask, record_bytes(layout_of(arrays)), config)
   index = {
     "schema": SCHEMA,
     "settings": made,
-    "layout": layout,
+    "layout": layout_of(arrays),
     "strides": features.strides,
     "align_corners": features.align_corners,
     "images": source.names,
     "records": len(views),
-    "shards": names,
+    "shards": shards,
   }
-  save(out / INDEX, json.dumps(index, indent=1).encode())
+  write_text(out / INDEX, json.dumps(index, indent=1))
   return out / INDEX
+
+
+def write(out: pathlib.Path, views: Views, ask: Ask, each: int, config: ConfigDict) -> list[str]:
+  """Writes the shards that are not there yet; the names of all.
+
+  Args:
+    out: folder of the cache.
+    views: to write.
+    ask: the network.
+    each: bytes of a record.
+    config: says how many views the network sees at a time.
+
+  Raises:
+    UserError: a sample cannot be used, or the disk is too small.
+  """
+  parts = [range(k, min(k + SHARD, len(views))) for k in range(0, len(views), SHARD)]
+  names = [f"branches-{k:05}-of-{len(parts):05}.array_record" for k in range(len(parts))]
+  missing = [(out / name, part) for name, part in zip(names, parts, strict=True) if not (out / name).exists()]
+  left = sum(len(part) for _, part in missing)
+  check_space(out, left * each, ADVICE)
+  with progress_bar("extract", len(views), len(views) - left) as show:
+    done = itertools.count(len(views) - left + 1)
+
+    def packed(part: range) -> Iterator[bytes]:
+      for arrays, _ in records(views, part, ask, config.loader.eval_batch_size, config.loader.threads):
+        yield pack(arrays)
+        show(next(done))
+
+    for path, part in missing:
+      write_records(path, packed(part))
+  return names
 
 
 class Views:
@@ -119,7 +132,7 @@ def features_of(model: ErrorAware, network: Variables, image: jax.Array) -> Feat
 
 
 def records(
-  views: Views, numbers: range, ask: Any, network: Variables, batch_size: int, threads: int
+  views: Views, numbers: range, ask: Ask, batch_size: int, threads: int
 ) -> Iterator[tuple[dict[str, np.ndarray], Features]]:
   """(arrays of a record, features of its batch) of some views; batches are filled up, so one program serves all."""
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
@@ -127,22 +140,7 @@ def records(
       own = range(start, min(start + batch_size, numbers.stop))
       rows = list(pool.map(views.__getitem__, own))
       images = np.stack([row["image"] for row in rows] + [rows[-1]["image"]] * (batch_size - len(rows)))
-      features = jax.device_get(ask(network, images))
+      features = jax.device_get(ask(images))
       arrays = flattened(features)
       for k, row in enumerate(rows):
         yield {**row, **{name: x[k] for name, x in arrays.items()}}, features
-
-
-def check_space(folder: pathlib.Path, wanted: int, count: int) -> None:
-  """Prints what the cache will take.
-
-  Raises:
-    UserError: the disk has less.
-  """
-  free = shutil.disk_usage(folder).free
-  print(f"{folder}: {count} views, {wanted / 1e9:,.2f} GB to write")
-  if wanted > free:
-    raise UserError(
-      f"{folder}: the cache takes {wanted / 1e9:,.2f} GB, and {free / 1e9:,.2f} GB are free: lower --passes or "
-      "transform.crop_size, or set segmenter.features to 'low' or 'logits'"
-    )

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import pathlib
-import shutil
 from collections.abc import Callable
-from typing import Any
 
 import cv2
 import jax
@@ -17,18 +14,18 @@ from ml_collections import ConfigDict
 
 from errseg_jax import assemble
 from errseg_jax.adapters import HostAdapter, SavedAdapter
-from errseg_jax.bench.rounds import padded
 from errseg_jax.config import network_given
 from errseg_jax.data.datasets import Source
 from errseg_jax.data.scores import encode
 from errseg_jax.errors import UserError
+from errseg_jax.inference.padding import padded
 from errseg_jax.models.error_aware import ErrorAware, infer
+from errseg_jax.prepare.folder import check_space, claim
 from errseg_jax.progress import progress_bar
 from errseg_jax.train.initialise import initial_variables
 from errseg_jax.train.restore import load
 from errseg_jax.train.state import Variables, digest
 
-NOTE = "extract.json"
 Scorer = Callable[[np.ndarray], np.ndarray]
 """image uint8 [H, W, 3] -> logits float32 [H, W, C]."""
 
@@ -55,10 +52,11 @@ def extract(
   dataset, names = assemble.dataset(config), (split,) if split else assemble.splits(config).named
   sources = {name: dataset.source(name) for name in names}
   score, network = scorer(config, workdir)
+  sight = {name: config[name].to_dict() for name in ("views", "tiles")}
   for name, source in sources.items():
     folder = out / name
-    claim(folder, {"data": dataset.settings(), "network": network, "stride": stride})
-    write(folder, source, score, stride)
+    claim(folder, {"data": dataset.settings(), "network": network, **sight, "stride": stride})
+    write(folder, source, score, stride, dataset.info.num_classes)
     print(folder)
 
 
@@ -68,14 +66,14 @@ def scorer(config: ConfigDict, workdir: pathlib.Path | None) -> tuple[Scorer, st
   Raises:
     UserError: there is no trained network, or it cannot be made.
   """
-  if workdir is not None:
-    trained = load(workdir, config)
-    return compiled(config, trained.model, trained.variables), digest(trained.variables)
   found = assemble.adapter(config)
   if isinstance(found, SavedAdapter):
     raise UserError(
       "config.segmenter.adapter: its scores are in files already; pack them by `errseg data convert`"
     )
+  if workdir is not None:
+    trained = load(workdir, config)
+    return compiled(config, trained.model, trained.variables), digest(trained.variables)
   if isinstance(found, HostAdapter):
     return functools.partial(on_host, config, found.scorer()), found.fingerprint()  # type: ignore[attr-defined]
   if not network_given(config):
@@ -114,37 +112,21 @@ def resized(maps: np.ndarray, size: tuple[int, ...], how: int) -> np.ndarray:
   )
 
 
-def claim(folder: pathlib.Path, settings: dict[str, Any]) -> None:
-  """Makes the folder of a split's scores, or finds that it holds some of the same.
+def write(folder: pathlib.Path, source: Source, score: Scorer, stride: int, num_classes: int) -> None:
+  """The files of a split that are not there yet.
 
   Raises:
-    UserError: they are of another network, data set or stride.
+    UserError: an image cannot be read, the scores are of other classes, or the disk is too small.
   """
-  note, wanted = folder / NOTE, json.loads(json.dumps(settings))
-  try:
-    held = json.loads(note.read_text())
-  except FileNotFoundError:
-    if folder.is_dir() and any(folder.iterdir()):
-      raise UserError(f"{folder}: holds other files; name another --out") from None
-    folder.mkdir(parents=True, exist_ok=True)
-    save(note, json.dumps(wanted, indent=1).encode())
-    return
-  except ValueError:
-    raise UserError(f"{note}: is damaged; remove {folder} and extract anew") from None
-  other = [key for key in wanted if not isinstance(held, dict) or held.get(key) != wanted[key]]
-  if other:
-    raise UserError(
-      f"{folder}: holds scores of another {' and '.join(other)}; name another --out, or remove it"
-    )
-
-
-def write(folder: pathlib.Path, source: Source, score: Scorer, stride: int) -> None:
-  """The files of a split that are not there yet."""
   missing = [k for k, name in enumerate(source.names) if not (folder / f"{name}.npz").exists()]
   with progress_bar(f"extract {folder.name}", len(source), len(source) - len(missing)) as show:
     for done, index in enumerate(missing, 1):
       sample = source[index]
       logits = score(sample["image"])
+      if logits.shape[2] != num_classes:
+        raise UserError(
+          f"{sample['name']}: the network gives scores of {logits.shape[2]} classes, and the data set has {num_classes}"
+        )
       size = tuple(-(-n // stride) for n in logits.shape[:2])
       path = folder / f"{sample['name']}.npz"
       path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,27 +134,6 @@ def write(folder: pathlib.Path, source: Source, score: Scorer, stride: int) -> N
       with part.open("wb") as file:
         np.savez_compressed(file, codes=encode(resized(logits, size, cv2.INTER_AREA)))
       if done == 1:
-        check_space(folder, part.stat().st_size * len(missing))
+        check_space(folder, part.stat().st_size * len(missing), "set a larger --stride")
       os.replace(part, path)
       show(len(source) - len(missing) + done)
-
-
-def check_space(folder: pathlib.Path, wanted: int) -> None:
-  """Prints what the files will take.
-
-  Raises:
-    UserError: the disk has less.
-  """
-  free = shutil.disk_usage(folder).free
-  print(f"{folder}: about {wanted / 1e6:,.0f} MB")
-  if wanted > free:
-    raise UserError(
-      f"{folder}: the scores take about {wanted / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free"
-    )
-
-
-def save(path: pathlib.Path, content: bytes) -> None:
-  """Whole or not at all."""
-  part = path.with_name(f".{path.name}.part")
-  part.write_bytes(content)
-  os.replace(part, path)

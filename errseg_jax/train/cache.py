@@ -15,13 +15,17 @@ from errseg_jax.errors import UserError
 from errseg_jax.train.state import Variables, digest
 
 SECTIONS = ("splits", "transform")
+SEEN = ("features", "mean", "std", "channels")
+"""Keys of the segmenter that decide what the branches are given, beside its weights."""
 
 
 def settings(config: ConfigDict) -> dict[str, Any]:
   """What of a config decides what views of training images are and what is kept of them, in JSON's types."""
   dataset = assemble.dataset(config)
   sections = {name: config[name].to_dict() for name in SECTIONS}
-  found = {"data": dataset.settings(), **sections, "features": config.segmenter.features}
+  seen = {key: config.segmenter[key] for key in SEEN}
+  adapter = config.segmenter.adapter.to_dict()
+  found = {"data": dataset.settings(), **sections, **seen, "adapter": adapter}
   return json.loads(json.dumps(found))
 
 

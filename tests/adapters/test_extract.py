@@ -43,6 +43,14 @@ def in_jax():
 
 def broken():
   return lambda image: np.full((4, 4, 3), np.nan)
+
+
+def flat():
+  return lambda image: np.zeros(7)
+
+
+def of_four():
+  return lambda image: np.zeros((4, 4, 4))
 """
 
 
@@ -95,6 +103,10 @@ def test_a_killed_call_goes_on_and_another_network_is_refused(numpy_net, tiny_co
   other = config_of(tiny_config, name="function", factory="numpy_net:in_jax")
   with pytest.raises(UserError, match="of another network"):
     extract(other, None, "val", tmp_path, 4)
+  config.views.mirror = True
+  with pytest.raises(UserError, match="of another views"):
+    extract(config, None, "val", tmp_path, 4)
+  config.views.mirror = False
   (tmp_path / "mine").mkdir()
   (tmp_path / "mine" / "val").mkdir()
   (tmp_path / "mine" / "val" / "notes.txt").write_text("mine")
@@ -106,10 +118,14 @@ def test_mistakes_are_one_line(numpy_net, tiny_config, tmp_path, monkeypatch):
   config = config_of(tiny_config, name="callback", factory="numpy_net:in_numpy")
   with pytest.raises(UserError, match="at least 1"):
     extract(config, None, "val", tmp_path / "a", 0)
-  with pytest.raises(UserError, match="no finite numbers"):
-    extract(
-      config_of(tiny_config, name="callback", factory="numpy_net:broken"), None, "val", tmp_path / "b", 4
-    )
+  for factory, message in (
+    ("broken", "no finite numbers"),
+    ("flat", r"shape \(7,\)"),
+    ("of_four", "scores of 4 classes, and the data set has 3"),
+  ):
+    net = config_of(tiny_config, name="callback", factory=f"numpy_net:{factory}")
+    with pytest.raises(UserError, match=message):
+      extract(net, None, "val", tmp_path / factory, 4)
   with pytest.raises(UserError, match="workdir=W is needed"):
     extract(tiny_config(), None, "val", tmp_path / "c", 4)
   with pytest.raises(UserError, match=r"errseg data extract"):

@@ -92,12 +92,15 @@ def test_predict_takes_scores_by_the_name_of_the_image(run, saved, tiny_config, 
   assert "other.npy: no such file" in capsys.readouterr().err
 
 
-def test_tiles_views_and_reports_see_them_too(run):
+def test_tiles_views_and_reports_see_them_too(run, tmp_path, capsys):
   workdir, _ = run
   flags = ["--config.views.scales=(0.5,1.0)", "--config.views.mirror=True", "--config.tiles.size=32"]
   assert main(["evaluate", f"--workdir={workdir}", *flags, "--config.tiles.overlap=0"]) == 0
   assert main(["evaluate", f"--workdir={workdir}", "--scores=tta"]) == 0
   assert main(["report", f"--workdir={workdir}"]) == 0
+  assert main(["label-issues", f"--workdir={workdir}", "--split=val"]) == 0
+  assert main(["data", "extract", f"--workdir={workdir}", f"--out={tmp_path}"]) == 2
+  assert "are in files already" in capsys.readouterr().err
 
 
 def test_shards_hold_them(run, tiny_config, saved, tmp_path):

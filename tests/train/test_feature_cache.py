@@ -65,6 +65,17 @@ def test_records_are_views_and_what_the_network_says_of_them(cached):
   assert found.names[len(source)] == source.names[0]
 
 
+def test_each_pass_and_each_image_has_a_view_of_its_own():
+  def draw(sample, rng):
+    return {"image": rng.integers(1 << 30), "label": sample}
+
+  views = Views([0, 0, 0], draw, seed=1, passes=4)
+  numbers = [int(views[k]["image"]) for k in range(len(views))]
+  assert len({*numbers}) == 12
+  assert numbers == [int(views[k]["image"]) for k in range(12)]
+  assert numbers != [int(Views([0, 0, 0], draw, seed=2, passes=4)[k]["image"]) for k in range(12)]
+
+
 def test_the_loss_and_its_gradient_are_those_of_the_network_at_work(cached):
   folder, config = cached
   trainer, found = Trainer(with_cache(config, folder), folder / "run"), open_cache(folder)
@@ -149,7 +160,7 @@ def test_what_does_not_fit_is_one_line(cached, trained, tiny_config, tmp_path, m
     with pytest.raises(UserError, match=message):
       Trainer(with_cache(config, broken), tmp_path / "e").run()
   monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
-  with pytest.raises(UserError, match="GB are free"):
+  with pytest.raises(UserError, match="are free"):
     cache(config, tmp_path / "f", 1)
 
 
