@@ -16,6 +16,7 @@ from errseg_jax.train import initialise
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "")
   + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+  + " --xla_cpu_use_fusion_emitters=false"
 )
 CACHE = os.environ.setdefault("ERRSEG_CACHE", str(pathlib.Path("~/.cache/errseg_jax/tests").expanduser()))
 jax.config.update("jax_platforms", "cpu")

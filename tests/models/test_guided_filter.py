@@ -120,7 +120,7 @@ def test_any_input_is_filtered_in_float32(pair):
   got = run(guide, x)
   assert got.dtype == jnp.float32
   want = run(np.float32(guide), x.astype(jnp.float32))
-  np.testing.assert_allclose(got, want, atol=1e-6)
+  np.testing.assert_allclose(got, want, atol=1e-5)  # two programs, rounded apart; bfloat16 is 4e-3 off
 
 
 def test_channels_are_filtered_each_on_its_own_and_sums_stay(pair):
