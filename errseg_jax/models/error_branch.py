@@ -58,8 +58,10 @@ def confidence_maps(logits: jax.Array) -> jax.Array:
   log_p = jax.nn.log_softmax(logits)
   p = jnp.exp(log_p)
   entropy = -(p * log_p).sum(-1) / jnp.log(logits.shape[-1])
-  top = jax.lax.top_k(p, 2)[0]
-  return jnp.stack([entropy, top[..., 0], top[..., 0] - top[..., 1]], -1)
+  # Not lax.top_k: XLA does not split it over devices, and would gather the whole batch on each.
+  best, classes = p.max(-1), jax.lax.broadcasted_iota(jnp.int32, p.shape, p.ndim - 1)
+  second = jnp.where(classes == jnp.argmax(p, -1, keepdims=True), 0, p).max(-1)
+  return jnp.stack([entropy, best, best - second], -1)
 
 
 @struct.dataclass
