@@ -1,6 +1,7 @@
 # make demo: set everything up, run the whole method on generated scenes, write runs/demo/report.html.
 # make test: set everything up and run the tests.
 # make slow: the tests that `make test` leaves out, whole commands on more networks.
+# make proofs: what takes too long for every change: several processes, many kills, full disks; figures in the docs.
 # make parity: compare with the real PyTorch networks and with OpenCV, in an environment of its own.
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ PARITY := .venv-parity
 DEMO ?= runs/demo
 SEED ?= 0
 
-.PHONY: demo test slow parity lint setup clean
+.PHONY: demo test slow proofs parity lint setup clean
 
 setup: $(VENV)/.ready
 
@@ -28,6 +29,9 @@ test: setup
 
 slow: setup
 	$(BIN)/python -m pytest -n 2 -m slow
+
+proofs: setup
+	$(BIN)/python -m pytest -s -m proof
 
 # torchvision and its like would ask for a torch of their own: they come without what they depend on. opencv-contrib
 # is opencv with more in it: it is laid over the other.
