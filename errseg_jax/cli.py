@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
+import traceback
 from collections.abc import Sequence
+from types import ModuleType
 
 from errseg_jax.cli_flags import FLAG_DEFAULTS, FLAG_HELP, OWN_FLAGS, SWITCHES
 from errseg_jax.commands import COMMANDS
-from errseg_jax.errors import UserError
+from errseg_jax.errors import UserError, disk_trouble
 
 
 def usage() -> str:
@@ -62,7 +64,11 @@ def find_command(words: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Entry point: status 0 on success, 2 on a user's mistake or a file's (one line on stderr), 1 otherwise."""
+  """Entry point.
+
+  Status 0 on success, 2 on a user's mistake or a file's (one line on stderr), 75 when other processes of the run are
+  gone, 143 when it was told to stop and has saved, 1 otherwise.
+  """
   words = list(sys.argv[1:] if argv is None else argv)
   if not words or words[0] in ("-h", "--help", "help"):
     print(usage())
@@ -71,15 +77,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, rest = find_command(words)
     return COMMANDS[name](parse(name, rest))
   except UserError as error:
-    print(f"errseg: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
+    return failed(2, " ".join(str(error).split()))
   except OSError as error:  # a folder that is a file, no right to write, a full disk
-    if error.filename is None or error.strerror is None:
+    if error.strerror is None or (error.filename is None and not disk_trouble(error)):
       raise
-    print(f"errseg: {error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}", file=sys.stderr)
-    return 2
+    where = "a file cannot be written" if error.filename is None else error.filename
+    return failed(2, f"{where}: {error.strerror[:1].lower()}{error.strerror[1:]}")
   except KeyboardInterrupt:
     return 130
+  except Exception as error:
+    if (processes := started()) is None:
+      raise
+    if not (line := processes.lost(error)):
+      traceback.print_exception(error)
+    return failed(processes.LOST if line else 1, line or "an unexpected error")
+
+
+def failed(status: int, line: str) -> int:
+  """Says why; a process of several ends here and now."""
+  print(f"errseg: {line}", file=sys.stderr)
+  if (processes := started()) is not None:
+    processes.leave(status)
+  return status
+
+
+def started() -> ModuleType | None:
+  """The module of the processes, where this is one of several: only then is it (and jax) loaded."""
+  module = sys.modules.get("errseg_jax.processes")
+  return module if module is not None and module.several() else None
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
 """The flags of every command, and what each means."""
 
 OWN_FLAGS = {
-  "train": {"--config", "--workdir"},
-  "evaluate": {"--workdir", "--split", "--scores", "--confidnet", "--oracle"},
-  "predict": {"--workdir", "--output"},
+  "train": {"--config", "--workdir", "--distributed"},
+  "evaluate": {"--workdir", "--distributed", "--split", "--scores", "--confidnet", "--oracle"},
+  "predict": {"--workdir", "--output", "--distributed"},
   "report": {"--workdir"},
   "label-issues": {"--workdir", "--split", "--top", "--out", "--by"},
   "confusion": {"--workdir", "--split", "--json"},
   "tune": {"--workdir"},
-  "ablate": {"--config", "--workdir", "--rows", "--seeds"},
+  "ablate": {"--distributed", "--config", "--workdir", "--rows", "--seeds"},
   "data check": {"--config", "--split", "--json"},
   "data stats": {"--config", "--split", "--out", "--json"},
   "data convert": {"--config", "--split", "--to", "--out", "--shards", "--workers"},
-  "data extract": {"--config", "--workdir", "--split", "--out", "--stride", "--passes"},
+  "data extract": {"--config", "--workdir", "--split", "--out", "--stride", "--passes", "--distributed"},
   "convert": {"--from", "--weights", "--out", "--drop"},
   "bench": {"--config", "--what", "--size", "--workdir", "--split", "--json"},
   "submit": {"--to", "--predictions", "--images", "--list", "--out", "--labels"},
@@ -57,7 +57,9 @@ FLAG_HELP = {
   "--rows": "names of rows, or a family (correction, confusion, guidance, bn_groups), with commas between; by default "
   "correction",
   "--seeds": "how many, from the config's seed on; by default 3",
+  "--distributed": "auto (default): work together with the other processes that JAX_COORDINATOR_ADDRESS, "
+  "JAX_NUM_PROCESSES and JAX_PROCESS_ID, SLURM, Open MPI or a TPU slice tell of; off: alone",
   "--json": "print one JSON object in place of a table",
 }
 SWITCHES = ("--json", "--confidnet", "--oracle")
-FLAG_DEFAULTS = {"--seeds": "3", "--shards": "16", "--top": "100", "--stride": "4"}
+FLAG_DEFAULTS = {"--distributed": "auto", "--seeds": "3", "--shards": "16", "--top": "100", "--stride": "4"}

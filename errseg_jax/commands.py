@@ -22,7 +22,7 @@ CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() 
 def train(args: argparse.Namespace) -> int:
   """Train all stages in order; goes on by itself from the last checkpoint in the workdir."""
   config = required_config(args)
-  prepare(config)
+  prepare(config, args.distributed)
   from errseg_jax.train.loop import NotFinite, Stopped
   from errseg_jax.train.trainer import Trainer
 
@@ -40,7 +40,7 @@ def train(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> int:
   """Score a trained workdir on a split: results.json and a table."""
   config = workdir_config(args)
-  prepare(config)
+  prepare(config, args.distributed)
   from errseg_jax.evaluate import evaluate as run
 
   scores = tuple(name.strip() for name in args.scores.split(",") if name.strip())
@@ -51,11 +51,14 @@ def evaluate(args: argparse.Namespace) -> int:
 def predict(args: argparse.Namespace) -> int:
   """Label images: labels, corrected labels, error map, overlay, predictions.csv."""
   config = workdir_config(args)
-  prepare(config)
+  prepare(config, args.distributed)
+  from errseg_jax import processes
   from errseg_jax.predict import predict as run
 
   output = pathlib.Path(args.output) if args.output else workdir(args) / "predictions"
-  print(run(workdir(args), [pathlib.Path(p) for p in args.images], output, config))
+  table = run(workdir(args), [pathlib.Path(p) for p in args.images], output, config)
+  if processes.first():
+    print(table)
   return 0
 
 
@@ -105,7 +108,8 @@ def tune(args: argparse.Namespace) -> int:
 def ablate(args: argparse.Namespace) -> int:
   """Train and score the alternatives on the data at hand: ablation.json, tables, plots; a killed one goes on."""
   config = required_config(args)
-  prepare(config)
+  prepare(config, args.distributed)
+  from errseg_jax import processes
   from errseg_jax.ablation.run import ablate as run
   from errseg_jax.train.loop import NotFinite, Stopped
 
@@ -117,9 +121,10 @@ def ablate(args: argparse.Namespace) -> int:
     return 143
   except NotFinite as error:
     failed = {"base": str(error)}
-  for name, why in failed.items():
-    print(f"errseg: {name}: {why}", file=sys.stderr)
-  print(workdir(args) / "ablation.md")
+  if processes.first():
+    for name, why in failed.items():
+      print(f"errseg: {name}: {why}", file=sys.stderr)
+    print(workdir(args) / "ablation.md")
   return 1 if failed else 0
 
 
@@ -159,7 +164,7 @@ def data_extract(args: argparse.Namespace) -> int:
   if not args.out:
     raise UserError("--out=DIR is needed: the folder for the scores")
   passes = whole(args, "passes") if args.passes else 0
-  prepare(config)
+  prepare(config, "off" if args.passes else args.distributed)  # a cache is written by one process
   if args.passes:
     if not args.config or args.workdir:
       raise UserError("--passes wants --config=FILE, of branches on a given network, and no --workdir")
@@ -306,8 +311,8 @@ def workdir_config(args: argparse.Namespace) -> ConfigDict:
   return override(load_config(workdir(args)), args.overrides)
 
 
-def prepare(config: ConfigDict) -> None:
-  """Logging, memory, compilation cache and platform, before jax touches a device."""
+def prepare(config: ConfigDict, distributed: str = "off") -> None:
+  """Logging, memory, compilation cache, the other processes and platform, before jax touches a device."""
   logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
   logging.getLogger("absl").setLevel(logging.ERROR)
   if not sys.stderr.isatty():
@@ -315,10 +320,14 @@ def prepare(config: ConfigDict) -> None:
   keep_freed_memory()
   import jax
 
+  from errseg_jax import processes
   from errseg_jax.sharding import select_platform
 
   jax.config.update("jax_compilation_cache_dir", os.environ.get("ERRSEG_CACHE", str(CACHE)))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
   if config.dtype == "float64":
     jax.config.update("jax_enable_x64", True)
+  processes.start(distributed)
   select_platform(config.platform, config.num_devices)
+  if not processes.first():  # what all would say, the first one says
+    logging.getLogger("errseg").setLevel(logging.ERROR)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from errseg_jax import assemble
+from errseg_jax import assemble, processes
 from errseg_jax.data.class_groups import Groups
 from errseg_jax.errors import UserError
 from errseg_jax.inference.confusion import SCHEMA, count_confusion
@@ -53,17 +53,20 @@ def confusion(config: ConfigDict, workdir: pathlib.Path, split: str, as_json: bo
   model, mesh = assemble.model(config, len(classes)), make_mesh(config.num_devices)
   variables = replicate(resting_variables(config, workdir, model, with_crf=False), mesh)
   with progress_bar(f"confusion {split}", len(source)) as show:
-    counts = count_confusion(make_evaluator(config, mesh), model, variables, source, show)
+    evaluator = make_evaluator(config, mesh)
+    counts = count_confusion(evaluator, evaluator.at_home(model), variables, source, show)
   groups = find(counts)
   start = {"schema": SCHEMA, "dataset": config.data.name, "split": split, "num_images": len(source)}
   content = start | summary(counts, classes, groups) | {"settings": json.loads(config.groups.to_json())}
   path = workdir / "confusion" / f"{split.replace('/', '_')}.json"
-  write(path, content, groups)
-  if as_json:
-    print(json.dumps(content))
-  else:
-    print_summary(content, counts, groups)
-    print(path)
+  if processes.first():
+    write(path, content, groups)
+    if as_json:
+      print(json.dumps(content))
+    else:
+      print_summary(content, counts, groups)
+      print(path)
+  processes.wait("the confusion is written")
   return content
 
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from errseg_jax import assemble
+from errseg_jax import assemble, processes
 from errseg_jax.data.splits import stretches
 from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
@@ -65,7 +65,8 @@ def evaluate(
   dataset = assemble.dataset(config)
   source, info = dataset.source(split), dataset.info
   model, crf = assemble.model(config, info.num_classes), assemble.crf(config)
-  mesh = make_mesh(config.num_devices)
+  evaluator = make_evaluator(config, make_mesh(config.num_devices))
+  model, mesh = evaluator.at_home(model), evaluator.mesh
   if mesh.devices.size > 1:  # each would run the tiles of all
     model = model.clone(sparse=None)
   variables = replicate(resting_variables(config, workdir, model), mesh)
@@ -75,7 +76,6 @@ def evaluate(
     raise UserError(f"--confidnet: {workdir} has no error branch (config.order)")
   check_scores(scores, model, variables)
   choice = Choice.load(workdir) if "detail" in branches else Choice()
-  evaluator = make_evaluator(config, mesh)
   thresholds = tuple(sorted({*SWEEP, *assemble.thresholds(config)}))
   passes = [(choice, source)]
   if choice.halves and split == config.splits.val:
@@ -111,8 +111,10 @@ def evaluate(
   results["speed"] = speed(model, variables, evaluator, source, branches)
   # Another split than the reported one leaves the reported scores as they are.
   suffix = "" if split == config.splits.val else f"_{split.replace('/', '_')}"
-  write_evaluation(workdir, results, totals, suffix)
-  print_results(results)
+  if processes.first():
+    write_evaluation(workdir, results, totals, suffix)
+    print_results(results)
+  processes.wait("the scores are written")
   return results
 
 

@@ -12,13 +12,14 @@ import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
-from errseg_jax import assemble
+from errseg_jax import assemble, processes
 from errseg_jax.data.images import IMAGE_SUFFIXES, read_image, shrink_image, write_label_png, write_png
 from errseg_jax.data.score_files import read_scores
 from errseg_jax.data.scores import joined
 from errseg_jax.errors import UserError
 from errseg_jax.inference.network import TrainedNetwork
 from errseg_jax.metrics.image_quality import expected_counts, expected_iou, expected_miou
+from errseg_jax.prediction_log import PredictionLog, network_key
 from errseg_jax.progress import progress_bar
 from errseg_jax.structs import Prediction
 from errseg_jax.train.restore import load
@@ -116,7 +117,7 @@ def predict(
   output: pathlib.Path,
   config: ConfigDict | None = None,
 ) -> pathlib.Path:
-  """Predicts images and folders.
+  """Predicts images and folders; of several processes each does its share. A call that was cut short goes on.
 
   Args:
     workdir: of a finished run.
@@ -138,27 +139,54 @@ def predict(
     output.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise UserError(f"--output={output} cannot be made ({error.strerror}); name another folder") from None
-  rows: list[tuple] = []
-  with progress_bar("predict", len(images)) as show:
-    for done, (name, path) in enumerate(images.items(), 1):
-      image = read_image(path)
-      out = predict_file(network, image, scores_of(network, name, image))
-      write_outputs(output, name, image, out, network.info.palette)
-      expected = 100 * float(np.mean(1 - out.error_probability))
-      flagged = 100 * float(np.mean(out.error_probability > network.choice.threshold))
-      counts = expected_counts(
-        np.asarray(out.semantic_labels), np.asarray(out.error_probability), network.info.num_classes
-      )
-      ious = ["" if np.isnan(iou) else f"{iou:.2f}" for iou in expected_iou(*counts)]
-      quality = (f"{expected_miou(*counts):.2f}", *ious)
-      rows.append((str(path), f"{expected:.2f}", f"{flagged:.2f}", *image.shape[:2], *quality))
+  rows: list[tuple[str, ...]] = []
+  log = PredictionLog(output, network_key(workdir, network.config))
+  own = [list(images.items())[i] for i in processes.own_share(len(images))]
+  with progress_bar("predict", len(own)) as show:
+    for done, (name, path) in enumerate(own, 1):
+      row = log.find(path)
+      if row is None:
+        image = read_image(path)
+        out = predict_file(network, image, scores_of(network, name, image))
+        write_outputs(output, name, image, out, network.info.palette)
+        row = table_row(network, path, out)
+        log.add(path, row)
+      rows.append(row)
       show(done)
-  rows.sort(key=lambda row: float(row[1]))
+  columns = [*COLUMNS, *(f"iou/{name}" for name in network.info.classes)]
+  shares = processes.gathered({"rows": np.array(rows, np.str_).reshape(-1, len(columns))})
   table = output / "predictions.csv"
+  if processes.first():
+    write_table(table, columns, [tuple(row) for share in shares for row in share["rows"]])
+  log.done()
+  return table
+
+
+def table_row(network: TrainedNetwork, path: pathlib.Path, out: Prediction) -> tuple[str, ...]:
+  """What predictions.csv says of an image."""
+  labels, probability = np.asarray(out.semantic_labels), np.asarray(out.error_probability)
+  expected = 100 * (1 - float(np.mean(probability)))
+  flagged = 100 * float(np.mean(probability > network.choice.threshold))
+  counts = expected_counts(labels, probability, network.info.num_classes)
+  ious = ["" if np.isnan(iou) else f"{iou:.2f}" for iou in expected_iou(*counts)]
+  height, width = labels.shape
+  return (
+    str(path),
+    f"{expected:.2f}",
+    f"{flagged:.2f}",
+    str(height),
+    str(width),
+    f"{expected_miou(*counts):.2f}",
+    *ious,
+  )
+
+
+def write_table(table: pathlib.Path, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
+  """predictions.csv, the image of the lowest expected accuracy first; whole or not at all."""
   part = table.with_suffix(".tmp")
+  by_accuracy = sorted(rows, key=lambda row: float(row[1]))
   with part.open("w", newline="") as file:
     writer = csv.writer(file)
-    writer.writerow([*COLUMNS, *(f"iou/{name}" for name in network.info.classes)])
-    writer.writerows(rows)
+    writer.writerow(columns)
+    writer.writerows(by_accuracy)
   os.replace(part, table)
-  return table

@@ -16,6 +16,8 @@ from rich.progress import (
   TimeRemainingColumn,
 )
 
+from errseg_jax import processes
+
 
 @contextlib.contextmanager
 def progress_bar(title: str, total: int, start: int = 0) -> Iterator[Callable[..., None]]:
@@ -29,7 +31,7 @@ def progress_bar(title: str, total: int, start: int = 0) -> Iterator[Callable[..
   Yields:
     update(done, note=""), where done counts from 0.
   """
-  if not sys.stderr.isatty():
+  if not sys.stderr.isatty() or not processes.first():
     yield lambda done, note="": None
     return
   columns = (

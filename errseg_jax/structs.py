@@ -94,7 +94,7 @@ class Coarse:
     detail_weights: class weights that the prior "detail" takes out of the detail logits.
     trained: groups whose gradient may be asked for.
     kernels: `config.kernels`.
-    num_devices: that a batch is split over; None: all.
+    num_devices: that a batch is split over; None: all; "own": those of this process.
   """
 
   semantic: jax.Array
@@ -109,7 +109,7 @@ class Coarse:
   detail_weights: tuple[float, ...] = struct.field(pytree_node=False, default=())
   trained: tuple[str, ...] = struct.field(pytree_node=False, default=())
   kernels: str = struct.field(pytree_node=False, default="auto")
-  num_devices: int | None = struct.field(pytree_node=False, default=1)
+  num_devices: int | str | None = struct.field(pytree_node=False, default=1)
 
 
 @struct.dataclass

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from errseg_jax import assemble
+from errseg_jax import assemble, processes
 from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.evaluator import make_evaluator
@@ -35,6 +35,8 @@ def tune(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
   Raises:
     UserError: nothing to tune, no unseen images, or a workdir that is not finished.
   """
+  if processes.several():
+    raise UserError("views and the CRF are tuned by one process: start it with --distributed=off")
   if not asked(config):
     raise UserError(
       "nothing to tune: ask for --config.views.combine=learned with several views, or for a CRF by "

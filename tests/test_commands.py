@@ -191,3 +191,50 @@ def test_a_run_on_smaller_samples_predicts_files_at_that_scale(trained, shared_d
   want = network.predict(image)
   np.testing.assert_array_equal(out.labels[::2, ::2], want.labels)
   assert np.abs(out.error_probability[1::2, 1::2] - want.error_probability).mean() < 0.05
+
+
+def test_predictions_go_on_where_they_were_cut_short(trained, shared_data, tmp_path, monkeypatch):
+  from errseg_jax import predict as module
+
+  images = shared_data / "images" / "val"
+  words = ["predict", f"--workdir={trained}", str(images)]
+  assert main([*words, f"--output={tmp_path / 'whole'}"]) == 0
+  seen, predict_file = [], module.predict_file
+
+  def counted(*args):
+    seen.append(1)
+    if len(seen) == 4:
+      raise KeyboardInterrupt
+    return predict_file(*args)
+
+  monkeypatch.setattr(module, "predict_file", counted)
+  output = [f"--output={tmp_path / 'cut'}"]
+  assert main([*words, *output]) == 130
+  assert not (tmp_path / "cut" / "predictions.csv").exists()
+  (log,) = (tmp_path / "cut").glob(".predictions-*")
+  with log.open("a") as file:
+    file.write('\n{"key": "cut sho')
+  assert main([*words, *output]) == 0
+  assert len(seen) == 4 + 2  # of five images, three were done
+  names = {path.name for path in (tmp_path / "whole").iterdir()}
+  assert names == {path.name for path in (tmp_path / "cut").iterdir()}
+  for name in names:
+    assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_predictions_of_another_network_are_made_anew(trained, shared_data, tmp_path, monkeypatch):
+  from errseg_jax import predict as module
+
+  seen, predict_file = [], module.predict_file
+
+  def counted(network, image, scores):
+    seen.append(1)
+    if len(seen) == 3:
+      raise KeyboardInterrupt
+    return predict_file(network, image, scores)
+
+  monkeypatch.setattr(module, "predict_file", counted)
+  words = ["predict", f"--workdir={trained}", str(shared_data / "images" / "val"), f"--output={tmp_path}"]
+  assert main(words) == 130
+  assert main([*words, "--config.views.mirror=True"]) == 0
+  assert len(seen) == 3 + 5

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jax
 from ml_collections import ConfigDict
 
-from errseg_jax import assemble
+from errseg_jax import assemble, processes
 from errseg_jax.ablation.class_gains import count_base
 from errseg_jax.ablation.rows import BASE, FAMILIES, ROWS
 from errseg_jax.ablation.shared import take
@@ -79,7 +79,9 @@ def ablate(config: ConfigDict, workdir: pathlib.Path, names: Sequence[str], seed
           if name == BASE or "RESOURCE_EXHAUSTED" not in str(error):
             raise
           failed[f"seed{seed}/{name}"] = "the device has too little memory; lower its stages' batch_size"
-      write(workdir, config, rows, every, failed)
+      if processes.first():
+        write(workdir, config, rows, every, failed)
+      processes.wait("the tables are written")
   return failed
 
 
@@ -177,10 +179,12 @@ def run_row(config: ConfigDict, folder: pathlib.Path, further: bool = False) -> 
   """
   log.info("%s", folder)
   trainer = Trainer(config, folder)
-  if taken := take(trainer.config, folder):
+  if processes.first() and (taken := take(trainer.config, folder)):
     log.info("%s: trained in another row, with the same result", ", ".join(taken))
+  processes.wait("the row has what it shares")
   trainer.run()
-  signal.signal(signal.SIGTERM, signal.SIG_DFL)  # scoring has no state to save
+  if not processes.several():  # there jax's service has the signal
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # scoring has no state to save
   scores = further_scores(trainer.model) if further else ()
   if asked(trainer.config):
     tune(trainer.config, folder)

@@ -45,8 +45,16 @@ def train_batches(
     return iter(())
   cv2.setNumThreads(1)  # samples are read side by side already: threads within one take a sixth of the speed
   local, own = batch_size // jax.process_count(), slice(jax.process_index(), None, jax.process_count())
+  epochs = (
+    stop * batch_size // min(map(len, sources)) + 1
+  )  # without an end, batches of one are too many to count
   datasets = [
-    grain.MapDataset.source(source).seed(seed + k).shuffle().repeat().random_map(transform).batch(local)[own]
+    grain.MapDataset.source(source)
+    .seed(seed + k)
+    .shuffle()
+    .repeat(epochs)
+    .random_map(transform)
+    .batch(local)[own]
     for k, (source, transform) in enumerate(zip(sources, transforms, strict=True))
   ]
   dataset = grain.MapDataset.mix(datasets)[start:stop]  # equal weights: in turn

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from scipy import optimize, special
 
+from errseg_jax import processes
 from errseg_jax.data.splits import stretches
 from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.evaluator import Evaluator
@@ -69,13 +70,16 @@ def collect(
   """Gate samples of a source, at most MAX_SAMPLES pixels however many images."""
   sample, parts, arrays = make_sampler(model, every=8), [], choice.arrays()
   per_image = max(1, MAX_SAMPLES // len(source))
+  variables, source = evaluator.own(variables, source)
   for batch, names in evaluator.batches(source):
     values = jax.device_get(sample(variables, batch, arrays))
     for i in range(len(names)):
       keep = np.flatnonzero(values["valid"][i])
       keep = keep[:: -(-len(keep) // per_image) or 1]
       parts.append({k: v[i][keep].astype(np.float64) for k, v in values.items()})
-  return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+  own = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]} if parts else {}
+  found = [samples for samples in processes.gathered(own) if samples]
+  return {k: np.concatenate([samples[k] for samples in found]) for k in found[0]}
 
 
 def with_gates(

@@ -11,12 +11,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from errseg_jax import assemble
+from errseg_jax import assemble, processes
 from errseg_jax.data.pipeline import eval_batches
+from errseg_jax.data.splits import Subset
 from errseg_jax.inference.choice import Choice
 from errseg_jax.metrics.errors import image_score_sums
 from errseg_jax.metrics.image_quality import expected_miou, image_miou
-from errseg_jax.sharding import shard_batch
+from errseg_jax.models.error_aware import ErrorAware
+from errseg_jax.sharding import OWN, make_mesh, replicate, shard_batch
 from errseg_jax.structs import Batch
 
 MAX_POINTS = 2000  # images of which expected and real accuracy are kept
@@ -37,6 +39,14 @@ class Thinned:
       self.points.append(point)
     self.seen += 1
     if len(self.points) > MAX_POINTS:
+      self.points, self.stride = self.points[::2], 2 * self.stride
+
+  def merge(self, other: Thinned) -> None:
+    """The points of another stream behind these, both as thin as the thinner."""
+    stride = max(self.stride, other.stride)
+    self.points = self.points[:: stride // self.stride] + other.points[:: stride // other.stride]
+    self.stride, self.seen = stride, self.seen + other.seen
+    while len(self.points) > MAX_POINTS:
       self.points, self.stride = self.points[::2], 2 * self.stride
 
 
@@ -103,6 +113,46 @@ class Totals:
       if len(self.worst) > WORST:
         heapq.heappop(self.worst)
 
+  def merge(self, other: Totals) -> None:
+    """Adds the sums of other images."""
+    self.images += other.images
+    self.image_miou += other.image_miou
+    for mine, theirs in (
+      (self.counts, other.counts),
+      (self.image_scores, other.image_scores),
+      (self.moments, other.moments),
+    ):
+      for key, value in theirs.items():
+        mine[key] = mine[key] + value if key in mine else value
+    self.points.merge(other.points)
+    self.worst = heapq.nlargest(WORST, self.worst + other.worst)
+    heapq.heapify(self.worst)
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    """All of it as arrays, for another process; `of_arrays` reads them."""
+    sums = {"counts": self.counts, "image_scores": self.image_scores, "moments": self.moments}
+    return {
+      **{f"{kind}/{key}": value for kind, part in sums.items() for key, value in part.items()},
+      "images": np.array([self.images, self.points.stride, self.points.seen]),
+      "image_miou": np.array(self.image_miou),
+      "points": np.array(self.points.points, np.float64).reshape(-1, 2),
+      "worst": np.array([row[:2] for row in self.worst], np.float64).reshape(-1, 2),
+      "names": np.array([row[2] for row in self.worst], np.str_),
+    }
+
+  @classmethod
+  def of_arrays(cls, arrays: dict[str, np.ndarray]) -> Totals:
+    """From `arrays`."""
+    images, stride, seen = (int(n) for n in arrays["images"])
+    points = Thinned([(float(x), float(y)) for x, y in arrays["points"]], stride, seen)
+    worst = [(float(a), float(b), str(n)) for (a, b), n in zip(arrays["worst"], arrays["names"], strict=True)]
+    sums: dict[str, dict[str, np.ndarray]] = {"counts": {}, "image_scores": {}, "moments": {}}
+    for name, value in arrays.items():
+      kind, _, key = name.partition("/")
+      if key:
+        sums[kind][key] = value
+    return cls(images=images, points=points, image_miou=float(arrays["image_miou"]), worst=worst, **sums)
+
   def worst_first(self) -> list[tuple[float, float, str]]:
     """(accuracy, fused accuracy, name), percent."""
     return sorted((-a, -f, name) for a, f, name in self.worst)
@@ -110,6 +160,8 @@ class Totals:
 
 class Evaluator:
   """Batches of a source through a jitted counter.
+
+  Of several processes each counts its share of the images on its own devices, and hears of the others' counts.
 
   Args:
     mesh: the devices.
@@ -123,8 +175,8 @@ class Evaluator:
   def __init__(
     self, mesh, *, batch_size: int, size_multiple: int, size_remainder: int, pad_value, threads: int
   ):
-    devices = mesh.devices.size
-    self.mesh = mesh
+    self.mesh = make_mesh(OWN) if processes.several() else mesh
+    devices = self.mesh.devices.size
     self.options = {
       "batch_size": -(-batch_size // devices) * devices,
       "size_multiple": size_multiple,
@@ -138,6 +190,16 @@ class Evaluator:
     for arrays in eval_batches(source, **self.options):
       device = shard_batch({k: arrays[k] for k in ("image", "label")}, self.mesh)
       yield Batch(**device), arrays["names"]
+
+  def at_home(self, model: ErrorAware) -> ErrorAware:
+    """A model whose kernels are split over the evaluator's devices."""
+    return model.clone(num_devices=OWN) if processes.several() else model
+
+  def own(self, variables: Any, source: Any) -> tuple[Any, Any]:
+    """Of several processes, this one's copy of the variables and its share of the images."""
+    if not processes.several():
+      return variables, source
+    return replicate(variables, self.mesh), Subset(source, processes.own_share(len(source)))
 
   def run(
     self,
@@ -154,6 +216,16 @@ class Evaluator:
     Totals of another source are added to, where given.
     """
     totals = Totals() if totals is None else totals
+    if not processes.several():
+      self._run(count, variables, source, choice, per_image, progress, totals)
+      return totals
+    own = Totals()
+    self._run(count, *self.own(variables, source), choice, per_image, progress, own)
+    for arrays in processes.gathered(own.arrays()):
+      totals.merge(Totals.of_arrays(arrays))
+    return totals
+
+  def _run(self, count, variables, source, choice, per_image, progress, totals: Totals) -> None:
     waiting, arrays, done = None, choice.arrays(), 0
     for batch, names in self.batches(source):
       counts = count(variables, batch, arrays)
@@ -164,7 +236,6 @@ class Evaluator:
       progress(done)
     if waiting is not None:
       totals.add(jax.device_get(waiting[0]), waiting[1], per_image)
-    return totals
 
 
 def make_evaluator(config: ConfigDict, mesh: Any) -> Evaluator:

@@ -17,7 +17,7 @@ ROUNDS = 5
 
 def hardware() -> dict[str, Any]:
   """What the scores were computed on."""
-  device = jax.devices()[0]
+  device = jax.local_devices()[0]
   return {"platform": device.platform, "device": device.device_kind, "jax": jax.__version__}
 
 

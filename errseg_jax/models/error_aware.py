@@ -47,7 +47,7 @@ class ErrorAware(nn.Module):
     tiles: of a network at rest; None: it sees an image whole. Each tile is seen in all views.
     features: of the segmenter's what the branches see: "all", "low" (no high ones), or "logits" alone.
     kernels: `config.kernels`; "reference": no `Outputs.coarse`.
-    num_devices: that a batch is split over; None: all.
+    num_devices: that a batch is split over; None: all; "own": those of this process.
   """
 
   segmenter: nn.Module
@@ -63,7 +63,7 @@ class ErrorAware(nn.Module):
   tiles: Tiles | None = None
   features: str = "all"
   kernels: str = "auto"
-  num_devices: int | None = 1
+  num_devices: int | str | None = 1
 
   @property
   def image_channels(self) -> int:

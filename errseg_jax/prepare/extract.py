@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from errseg_jax import assemble
+from errseg_jax import assemble, processes
 from errseg_jax.adapters import HostAdapter, SavedAdapter
 from errseg_jax.config import network_given
 from errseg_jax.data.datasets import Source
@@ -57,7 +57,8 @@ def extract(
     folder = out / name
     claim(folder, {"data": dataset.settings(), "network": network, **sight, "stride": stride})
     write(folder, source, score, stride, dataset.info.num_classes)
-    print(folder)
+    if processes.first():
+      print(folder)
 
 
 def scorer(config: ConfigDict, workdir: pathlib.Path | None) -> tuple[Scorer, str]:

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 from typing import Any
 
+from errseg_jax import processes
 from errseg_jax.data.records import write_text
 from errseg_jax.errors import UserError
 
@@ -14,11 +15,20 @@ NOTE = "extract.json"
 
 
 def claim(folder: pathlib.Path, settings: dict[str, Any]) -> None:
-  """Makes a folder of what such settings give, or finds that it is one.
+  """Makes a folder of what such settings give, or finds that it is one; of several processes the first makes it.
 
   Raises:
     UserError: it is of other settings, or holds something else.
   """
+  made = f"{folder} is claimed"
+  if not processes.first():
+    processes.wait(made)
+  _claim(folder, settings)
+  if processes.first():
+    processes.wait(made)
+
+
+def _claim(folder: pathlib.Path, settings: dict[str, Any]) -> None:
   note, wanted = folder / NOTE, json.loads(json.dumps(settings))
   try:
     held = json.loads(note.read_text())
@@ -47,7 +57,8 @@ def check_space(folder: pathlib.Path, wanted: int, advice: str) -> None:
     UserError: the disk has less room.
   """
   free = shutil.disk_usage(folder).free
-  print(f"{folder}: about {size(wanted)} to write")
+  if processes.first():
+    print(f"{folder}: about {size(wanted)} to write")
   if wanted > free:
     raise UserError(f"{folder}: about {size(wanted)} are to be written, and {size(free)} are free: {advice}")
 

@@ -6,14 +6,19 @@ renames, so a checkpoint is whole or not there.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import pathlib
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from errseg_jax.errors import UserError
+from errseg_jax.errors import UserError, disk_trouble
 from errseg_jax.train.state import TrainState, Variables
 
 
@@ -59,15 +64,18 @@ class StageCheckpoints:
 
   def save(self, state: TrainState, progress: dict[str, Any], score: float | None) -> None:
     """Writes in the background; a score makes the checkpoint a candidate for best."""
-    self.manager.save(
-      int(state.step),
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        result=ocp.args.StandardSave(state.result),
-        progress=ocp.args.JsonSave(progress),
-      ),
-      metrics=None if score is None else {"score": score},
-    )
+    result = state.result
+    with self._disk():
+      self._check_space(sum(x.nbytes for x in jax.tree.leaves((state, result))))
+      self.manager.save(
+        int(state.step),
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          result=ocp.args.StandardSave(result),
+          progress=ocp.args.JsonSave(progress),
+        ),
+        metrics=None if score is None else {"score": score},
+      )
 
   def save_result(self, step: int, result: Variables) -> None:
     """Writes a network that was trained elsewhere as what the stage hands on."""
@@ -122,7 +130,28 @@ class StageCheckpoints:
 
   def wait(self) -> None:
     """Until what was saved is on disk."""
-    self.manager.wait_until_finished()
+    with self._disk():
+      self.manager.wait_until_finished()
+
+  def _check_space(self, count: int) -> None:
+    """Before Orbax begins, as its threads would tell of a full disk at length; it writes arrays twice, then merges."""
+    self.manager.wait_until_finished()  # of the checkpoint before, as saving would
+    if shutil.disk_usage(self.folder).free < 2 * count:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  @contextlib.contextmanager
+  def _disk(self) -> Iterator[None]:
+    """Says in one line what the disk refuses; what was saved before stays."""
+    try:
+      yield
+    except (OSError, ValueError, RuntimeError) as error:  # what Orbax makes of it depends on where it happens
+      if not (reason := disk_trouble(error)):
+        raise
+      whole = [int(path.name) for path in self.folder.glob("*") if path.name.isdigit()]
+      kept = f"that of step {max(whole)} is whole" if whole else "there is none before it"
+      raise UserError(
+        f"{self.folder}: a checkpoint cannot be written ({reason}); {kept}. Mend that and start the same command again"
+      ) from None
 
   def close(self) -> None:
     self.manager.close()

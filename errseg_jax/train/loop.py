@@ -12,7 +12,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
+from errseg_jax import processes
 from errseg_jax.progress import progress_bar
 from errseg_jax.sharding import shard_batch
 from errseg_jax.structs import Batch
@@ -41,14 +43,26 @@ class NotFinite(Exception):
 
 
 class StopSignal:
-  """Notes SIGTERM instead of dying of it."""
+  """Notes SIGTERM instead of dying of it.
+
+  Of several processes any may be told to stop, and all stop after the same step: jax's own service, which has the
+  signal then, sees to it.
+  """
 
   def __init__(self) -> None:
-    self.received = False
-    signal.signal(signal.SIGTERM, self._note)
+    self.received, self.asked = False, 0
+    if not processes.several():
+      signal.signal(signal.SIGTERM, self._note)
 
   def _note(self, *_: Any) -> None:
     self.received = True
+
+  def came(self) -> bool:
+    """Whether it came; asked after every step, by all processes alike."""
+    if processes.several():
+      self.asked += 1
+      self.received |= multihost_utils.reached_preemption_sync_point(self.asked)
+    return self.received
 
 
 @dataclasses.dataclass
@@ -120,7 +134,7 @@ class Loop:
         ends = done == stage.steps
         logs = done % self.log_every == 0 or ends
         scores = ends or (stage.eval_every and done % stage.eval_every == 0)
-        stops = self.stop.received and not ends  # looked at once: what stops has been saved
+        stops = self.stop.came() and not ends  # looked at once: what stops has been saved
         saves = scores or done % stage.save_every == 0 or stops
         if logs or saves:
           waiting = self.fetch(waiting, done)

@@ -46,7 +46,10 @@ def compiled_step(step: Any, stage: Stage, *arguments: Any) -> Any:
     UserError: more than the device has.
   """
   compiled = step.lower(*arguments).compile()
-  needed, device = step_bytes(compiled), next(iter(jax.tree.leaves(arguments)[0].devices()))
+  needed, device = (
+    step_bytes(compiled),
+    next(iter(jax.tree.leaves(arguments)[0].sharding.addressable_devices)),
+  )
   log.info("stage %s: a step takes %s of memory on each device", stage.name, _size(needed))
   limit = device_bytes(device)
   if limit is not None and needed > limit:

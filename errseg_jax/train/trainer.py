@@ -13,7 +13,7 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from errseg_jax import assemble
+from errseg_jax import assemble, processes
 from errseg_jax.data.augmentations import Chain
 from errseg_jax.data.pipeline import step_names, train_batches
 from errseg_jax.errors import UserError
@@ -148,7 +148,10 @@ class Trainer:
       variables = variables if stage.aside else merge(variables, result)
       offset += stage.steps
     if self.fuses and (fresh or not (self.workdir / "choice.json").exists()):
-      self.choose(variables).save(self.workdir)
+      choice = self.choose(variables)
+      if processes.first():
+        choice.save(self.workdir)
+    processes.wait("the run is complete")
     writer.close()
 
   @property
@@ -282,7 +285,7 @@ class Trainer:
     source = self.sources[stage.source if pixel.on == "train" else "choose"]
 
     def count(model: ErrorAware, name: str, wanted: Sequence[str], values: Variables) -> np.ndarray:
-      counter = make_counter(model, wanted=wanted)
+      counter = make_counter(self.evaluator.at_home(model), wanted=wanted)
       return self.evaluator.run(counter, values, source, Choice()).counts[f"confusion/{name}"]
 
     if "confusion" in progress:
@@ -309,7 +312,7 @@ class Trainer:
       return loss
     if self.config.choose.calibration == "none":
       return loss
-    counter = make_counter(self.model, wanted=("error",))
+    counter = make_counter(self.evaluator.at_home(self.model), wanted=("error",))
     counts = self.evaluator.run(counter, frozen, self.sources["choose"], Choice()).counts
     return dataclasses.replace(
       loss, calibration=fit(self.config.choose.calibration, counts["histogram/error_raw"])
@@ -318,7 +321,7 @@ class Trainer:
   def make_score(self, stage: Stage, frozen: Variables):
     """(trained variables) -> scores on the choose split, by the names that stages and metrics use."""
     thresholds = assemble.thresholds(self.config)
-    model = self.model_of(stage)
+    model = self.evaluator.at_home(self.model_of(stage))
     refined = ["refined"] if model.refine is not None else []
     counter = make_counter(model, wanted=stage.wanted, fusions=refined, thresholds=thresholds)
 
@@ -358,7 +361,7 @@ class Trainer:
     log.info("choosing on %d images (%s)", count, where)
     return (choose_both_ways if splits.both_ways else choose)(
       self.evaluator,
-      self.model,
+      self.evaluator.at_home(self.model),
       variables,
       self.sources["choose"],
       calibration=section.calibration,

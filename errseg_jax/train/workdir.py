@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from errseg_jax import processes
 from errseg_jax.config import default_config
 from errseg_jax.errors import UserError
 
@@ -87,6 +88,8 @@ def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
     return
   if (path.parent / "checkpoints").exists():
     raise UserError(f"{workdir} holds checkpoints but no config.json; name another --workdir")
+  if not processes.first():
+    return
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
   except OSError as error:

@@ -7,9 +7,9 @@ import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import jax
 from tensorboardX import SummaryWriter
 
+from errseg_jax import processes
 from errseg_jax.errors import UserError
 
 
@@ -31,7 +31,9 @@ def read_metrics(path: pathlib.Path) -> list[dict]:
 
 
 def cut_metrics(path: pathlib.Path, order: Sequence[str], stage: str, step: int) -> None:
-  """Drops what was written after `step` of `stage`: a resumed run writes it again."""
+  """Drops what was written after `step` of `stage`: a resumed run writes it again. The first process does."""
+  if not processes.first():
+    return
   place = order.index(stage)
   rows = [
     row
@@ -52,8 +54,7 @@ class MetricWriter:
 
   def __init__(self, workdir: pathlib.Path):
     self.path = pathlib.Path(workdir) / "metrics.jsonl"
-    self.active = jax.process_index() == 0
-    self.board = SummaryWriter(str(workdir)) if self.active else None
+    self.board = SummaryWriter(str(workdir)) if processes.first() else None
     self.offset = 0
 
   def start_stage(self, offset: int) -> None:

@@ -54,6 +54,28 @@ def test_batches_hold_each_image_once_at_its_padded_size():
   assert (batches[1]["label"][1] == 255).all()  # fills the batch up
 
 
+def as_it_is(sample, rng):
+  return {"image": sample["image"], "label": sample["label"]}
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(2, 4), (4, 4), (1, 1), (2, 2)])
+def test_processes_read_the_rows_of_one_global_batch(monkeypatch, count, batch_size):
+  source = [
+    {"image": np.full((2, 2, 3), i, np.uint8), "label": np.full((2, 2), i, np.uint8)} for i in range(5)
+  ]
+  options = {"batch_size": batch_size, "seed": 3, "start": 2, "stop": 9, "threads": 1}
+
+  def batches(index, count):
+    monkeypatch.setattr("jax.process_index", lambda: index)
+    monkeypatch.setattr("jax.process_count", lambda: count)
+    return [batch["label"][:, 0, 0] for batch in train_batches([source], [as_it_is], **options)]
+
+  whole, parts = batches(0, 1), [batches(i, count) for i in range(count)]
+  assert [len(part) for part in parts] == [7] * count
+  for step, rows in enumerate(whole):
+    np.testing.assert_array_equal(np.concatenate([part[step] for part in parts]), rows)
+
+
 def resident():
   """Bytes of this process in memory."""
   pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
