@@ -15,6 +15,7 @@ OWN_FLAGS = {
   "data extract": {"--config", "--workdir", "--split", "--out", "--stride", "--passes", "--distributed"},
   "convert": {"--from", "--weights", "--out", "--drop"},
   "bench": {"--config", "--what", "--size", "--workdir", "--split", "--json"},
+  "plan": {"--config", "--devices", "--price", "--json"},
   "submit": {"--to", "--predictions", "--images", "--list", "--out", "--labels"},
   "doctor": set(),
 }
@@ -59,6 +60,8 @@ FLAG_HELP = {
   "--seeds": "how many, from the config's seed on; by default 3",
   "--distributed": "auto (default): work together with the other processes that JAX_COORDINATOR_ADDRESS, "
   "JAX_NUM_PROCESSES and JAX_PROCESS_ID, SLURM, Open MPI or a TPU slice tell of; off: alone",
+  "--devices": "v5e-64, v4-8, h100x8, ...: what to plan for; cpu: this machine",
+  "--price": "of one device for an hour, in any currency",
   "--json": "print one JSON object in place of a table",
 }
 SWITCHES = ("--json", "--confidnet", "--oracle")

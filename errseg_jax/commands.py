@@ -233,6 +233,22 @@ def bench(args: argparse.Namespace) -> int:
   return 0
 
 
+def plan(args: argparse.Namespace) -> int:
+  """Memory, time and cost of a config's training on devices that one does not have."""
+  config = required_config(args)
+  if not args.devices:
+    raise UserError("--devices=NAME is needed: v5e-64, h100x8, cpu, ...")
+  try:
+    price = float(args.price) if args.price else None
+  except ValueError:
+    raise UserError(f"--price={args.price!r} is not a number") from None
+  prepare(config)
+  from errseg_jax.planning.plan import plan as run
+
+  run(config, args.devices, price, args.json)
+  return 0
+
+
 def submit(args: argparse.Namespace) -> int:
   """Predictions of a benchmark's test images as the archive that its server takes."""
   missing = [flag for flag in ("--to", "--predictions", "--images", "--out") if not getattr(args, flag[2:])]
@@ -273,6 +289,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
   "data extract": data_extract,
   "convert": convert,
   "bench": bench,
+  "plan": plan,
   "submit": submit,
   "doctor": doctor,
 }

@@ -34,6 +34,7 @@ ORDER = (
   "evaluate",
   "tune",
   "bench",
+  "planning",
   "report",
   "label_issues",
   "confusion",

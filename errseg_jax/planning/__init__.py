@@ -1,0 +1,1 @@
+"""What a run would take on devices that one does not have."""
