@@ -20,7 +20,7 @@ from errseg_jax.inference.evaluator import make_evaluator
 from errseg_jax.inference.label_quality import RANKINGS, belief, verdict
 from errseg_jax.label_issues import find_issues
 from errseg_jax.models.error_aware import infer
-from errseg_jax.sharding import make_mesh, replicate
+from errseg_jax.sharding import make_mesh, place
 
 SHARE, TOPS = 0.03, (50, 100, 200)
 
@@ -52,17 +52,17 @@ def main(workdir: str, split: str, seeds: int) -> None:
   network = errseg_jax.load(workdir)
   source = assemble.dataset(network.config).source(split)
   mesh = make_mesh(network.config.num_devices)
-  variables, choice = replicate(network.variables, mesh), network.choice.arrays()
+  variables, choice = place(network.variables, mesh), network.choice.arrays()
   plantings = [PlantedSource(source, SHARE, seed=seed) for seed in range(seeds)]
   planted = np.zeros(seeds, int)
   entries = {by: [[] for _ in plantings] for by in RANKINGS}
-  place = {name: i for i, name in enumerate(source.names)}
+  index = {name: i for i, name in enumerate(source.names)}
   for batch, names in make_evaluator(network.config, mesh).batches(source):
     clean = np.asarray(batch.label)
     labels, numbers = np.stack([clean] * seeds), np.zeros((seeds, *clean.shape), np.int32)
     for seed, planting in enumerate(plantings):
       for i, name in enumerate(names):
-        labels[seed, i], numbers[seed, i] = planting.plant(clean[i], place[name])
+        labels[seed, i], numbers[seed, i] = planting.plant(clean[i], index[name])
         planted[seed] += numbers[seed, i].max()
     verdicts = jax.device_get(
       judge(network.model, network.choice.fusion, variables, batch.image, labels, choice)

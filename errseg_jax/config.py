@@ -188,9 +188,10 @@ def default_config() -> ConfigDict:
 
   config.train = ConfigDict()
   config.train.log_every = 50  # steps
-  config.train.remat = (
-    False  # the backward pass computes what lies between convolutions again: less memory, more time
-  )
+  # Devices that share one copy of wide layers (hundreds of millions of numbers); the batch is split over the others.
+  config.train.model_devices = 1
+  # The backward pass computes what lies between convolutions again: less memory, more time.
+  config.train.remat = False
   config.train.select = "best"  # of a stage's scored checkpoints, by the choose split; or "last"
 
   config.choose = ConfigDict()

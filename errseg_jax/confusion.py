@@ -22,7 +22,7 @@ from errseg_jax.metrics.segmentation import top_confusions
 from errseg_jax.progress import progress_bar
 from errseg_jax.report.html import write_atomically
 from errseg_jax.report.plots import confusion_png
-from errseg_jax.sharding import make_mesh, replicate
+from errseg_jax.sharding import make_mesh, place
 from errseg_jax.train.restore import resting_variables
 
 ROLES = {"train": "semantic", "choose": "choose"}
@@ -51,7 +51,7 @@ def confusion(config: ConfigDict, workdir: pathlib.Path, split: str, as_json: bo
   find = assemble.group_finder(config, classes)
   source = assemble.splits(config).sources(dataset)[ROLES[split]] if split in ROLES else dataset.source(split)
   model, mesh = assemble.model(config, len(classes)), make_mesh(config.num_devices)
-  variables = replicate(resting_variables(config, workdir, model, with_crf=False), mesh)
+  variables = place(resting_variables(config, workdir, model, with_crf=False), mesh)
   with progress_bar(f"confusion {split}", len(source)) as show:
     evaluator = make_evaluator(config, mesh)
     counts = count_confusion(evaluator, evaluator.at_home(model), variables, source, show)

@@ -29,7 +29,7 @@ from errseg_jax.metrics.presence import presence_scores
 from errseg_jax.metrics.segmentation import boundary_iou, segmentation_scores
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.progress import progress_bar
-from errseg_jax.sharding import make_mesh, replicate
+from errseg_jax.sharding import make_mesh, place
 from errseg_jax.structs import DatasetInfo
 from errseg_jax.train.restore import resting_variables, stage_result
 from errseg_jax.train.stages import plan, trained_branches
@@ -69,7 +69,7 @@ def evaluate(
   model, mesh = evaluator.at_home(model), evaluator.mesh
   if mesh.devices.size > 1:  # each would run the tiles of all
     model = model.clone(sparse=None)
-  variables = replicate(resting_variables(config, workdir, model), mesh)
+  variables = place(resting_variables(config, workdir, model), mesh)
   stages = {stage.name: stage for stage in plan(config)}
   branches = trained_branches(stages.values())
   if confidnet and "error" not in branches:

@@ -26,7 +26,7 @@ from errseg_jax.inference.label_quality import RANKINGS, make_judge
 from errseg_jax.progress import progress_bar
 from errseg_jax.report.html import write_atomically
 from errseg_jax.report.issues import IssueCrop, crop, write_page
-from errseg_jax.sharding import make_mesh, replicate
+from errseg_jax.sharding import make_mesh, place
 from errseg_jax.structs import IGNORE, DatasetInfo
 from errseg_jax.train.restore import resting_variables
 from errseg_jax.train.stages import plan, trained_branches
@@ -152,7 +152,7 @@ class Judge:
     # Without both branches nothing is fused, and choice.json does not exist.
     choice = Choice.load(workdir) if "detail" in wanted else Choice()
     model, mesh = assemble.model(config, info.num_classes), make_mesh(config.num_devices)
-    self.variables = replicate(resting_variables(config, workdir, model, with_crf=False), mesh)
+    self.variables = place(resting_variables(config, workdir, model, with_crf=False), mesh)
     self.evaluator = make_evaluator(config, mesh)
     self.choice = choice.arrays()
     self.judge = make_judge(model, by=by, fusion=choice.fusion, wanted=wanted)

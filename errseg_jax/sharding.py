@@ -12,6 +12,7 @@ from errseg_jax import processes
 from errseg_jax.errors import UserError
 
 OWN = "own"  # in place of a number of devices
+WIDE = 2**18  # numbers of an array from which on it is split over the axis `model`
 REPLICATED = PartitionSpec()
 BATCH = PartitionSpec("data")
 
@@ -40,26 +41,63 @@ def select_platform(platform: str | None, num_devices: int | None) -> None:
     )
 
 
-def make_mesh(num_devices: int | str | None = None) -> Mesh:
-  """A mesh of the first `num_devices` devices, of all (None), or of this process's (OWN)."""
+def make_mesh(num_devices: int | str | None = None, model: int = 1) -> Mesh:
+  """A mesh of the first `num_devices` devices, of all (None), or of this process's (OWN).
+
+  Args:
+    num_devices: see above.
+    model: devices side by side that share one copy of wide arrays (`place`); the batch is split over the others.
+
+  Raises:
+    UserError: `model` does not divide the devices of each process.
+  """
   devices = jax.local_devices() if isinstance(num_devices, str) else jax.devices()[: num_devices or None]
-  return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+  if model < 1 or min(len(devices), jax.local_device_count()) % model:
+    raise UserError(
+      f"config.train.model_devices={model} does not divide the {len(devices)} devices, or those of a process"
+    )
+  if model == 1:
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+  shape = (len(devices) // model, model)
+  return jax.make_mesh(shape, ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
-def replicate(tree: Any, mesh: Mesh) -> Any:
-  """The tree, which is the same in every process, with a copy on every device."""
-  sharding = NamedSharding(mesh, REPLICATED)
+def placement(array: Any, mesh: Mesh) -> NamedSharding:
+  """A copy on every device; wide arrays are split by their last axis, of output channels, over the axis `model`."""
+  parts = mesh.shape.get("model", 1)
+  if parts == 1 or array.ndim < 2 or array.size < WIDE or array.shape[-1] % parts:
+    return NamedSharding(mesh, REPLICATED)
+  return NamedSharding(mesh, PartitionSpec(*[None] * (array.ndim - 1), "model"))
+
+
+def place(tree: Any, mesh: Mesh) -> Any:
+  """The tree, which is the same in every process, on the devices of a mesh."""
   if mesh.devices.size == len(mesh.local_devices):
-    return jax.device_put(jax.tree.map(_own_copy, tree), sharding)
-  arrays = jax.tree.map(lambda x: np.asarray(_own_copy(x)), tree)
-  return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda at: x[at]), arrays)
+    own = jax.tree.map(_whole, tree)
+    return jax.device_put(own, jax.tree.map(lambda x: placement(x, mesh), own))
+  arrays = jax.tree.map(lambda x: np.asarray(_whole(x)), tree)
+
+  def put(array: np.ndarray) -> jax.Array:
+    return jax.make_array_from_callback(array.shape, placement(array, mesh), lambda at: array[at])
+
+  return jax.tree.map(put, arrays)
 
 
-def _own_copy(array: Any) -> Any:
-  """Of an array on devices of several processes, the copy on one of ours."""
-  if isinstance(array, jax.Array) and not array.is_fully_addressable:
-    return array.addressable_data(0)
-  return array
+def keep_placed(tree: Any, mesh: Mesh) -> Any:
+  """Inside a program: what it returns lies as `place` puts it."""
+  if "model" not in mesh.shape:
+    return tree
+  return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, placement(x, mesh)), tree)
+
+
+def _whole(array: Any) -> Any:
+  """Of an array on devices of several processes, all of it: each process has a copy, or all parts of one."""
+  if not isinstance(array, jax.Array) or array.is_fully_addressable:
+    return array
+  out = np.empty(array.shape, array.dtype)
+  for shard in array.addressable_shards:
+    out[shard.index] = shard.data
+  return out
 
 
 def shard_batch(arrays: dict[str, Any], mesh: Mesh) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from errseg_jax.inference.evaluator import make_evaluator
 from errseg_jax.inference.tune import Tuner
 from errseg_jax.inference.tuned import Tuned, asked
 from errseg_jax.progress import progress_bar
-from errseg_jax.sharding import make_mesh, replicate
+from errseg_jax.sharding import make_mesh, place
 from errseg_jax.train.restore import trained_variables
 from errseg_jax.train.stages import plan, trained_branches
 from errseg_jax.train.workdir import load_config
@@ -49,7 +49,7 @@ def tune(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
   tuner = Tuner(
     make_evaluator(config, mesh),
     model,
-    replicate(trained_variables(config, workdir, model), mesh),
+    place(trained_variables(config, workdir, model), mesh),
     branches,
     Choice.load(workdir) if "detail" in branches else Choice(),
     source,

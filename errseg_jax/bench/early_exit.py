@@ -25,7 +25,7 @@ from errseg_jax.metrics.segmentation import confusion_matrix, segmentation_score
 from errseg_jax.models.early_exit import EarlyExit, needed_cells, wanted_tiles
 from errseg_jax.models.error_aware import ErrorAware, infer, single_pass
 from errseg_jax.progress import progress_bar
-from errseg_jax.sharding import make_mesh, replicate
+from errseg_jax.sharding import make_mesh, place
 from errseg_jax.structs import IGNORE, Batch
 from errseg_jax.train.restore import trained_variables
 
@@ -57,7 +57,7 @@ def early_exit(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[st
   dataset = assemble.dataset(config)
   source, info = dataset.source(split), dataset.info
   model = single_pass(assemble.model(config, info.num_classes))
-  variables = replicate(trained_variables(config, workdir, model), make_mesh(config.num_devices))
+  variables = place(trained_variables(config, workdir, model), make_mesh(config.num_devices))
   tile, choice = config.early_exit.tile, Choice.load(workdir)
   models = {0.0: model} | {
     t: model.clone(early_exit=EarlyExit(t, tile))

@@ -22,7 +22,7 @@ from errseg_jax.metrics.segmentation import confusion_matrix, segmentation_score
 from errseg_jax.models.error_aware import ErrorAware, infer, single_pass
 from errseg_jax.models.sparse import Sparse
 from errseg_jax.progress import progress_bar
-from errseg_jax.sharding import make_mesh, replicate
+from errseg_jax.sharding import make_mesh, place
 from errseg_jax.structs import IGNORE, Batch
 from errseg_jax.train.restore import trained_variables
 from errseg_jax.train.stages import plan, trained_branches
@@ -53,7 +53,7 @@ def sparse(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[str, A
   dataset = assemble.dataset(config)
   source, info = dataset.source(split), dataset.info
   model, mesh = single_pass(assemble.model(config, info.num_classes)), make_mesh(1)
-  variables, choice = replicate(trained_variables(config, workdir, model), mesh), Choice.load(workdir)
+  variables, choice = place(trained_variables(config, workdir, model), mesh), Choice.load(workdir)
   thresholds = sorted({*THRESHOLDS, config.sparse.threshold} - {0.0})
   models = {0.0: model} | {t: model.clone(sparse=Sparse(t, config.sparse.tile)) for t in thresholds}
   evaluator, rows = make_evaluator(config, mesh), []

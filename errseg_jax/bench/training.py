@@ -18,7 +18,7 @@ from errseg_jax.bench.roofline import bandwidth, flop_rate, program_costs
 from errseg_jax.inference.speed import hardware
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.pixel_losses import Confusion
-from errseg_jax.sharding import replicate, shard_batch
+from errseg_jax.sharding import place, shard_batch
 from errseg_jax.structs import Batch
 from errseg_jax.train.given import abstract_variables
 from errseg_jax.train.memory import step_bytes
@@ -47,7 +47,7 @@ def training_cost(config: ConfigDict) -> dict[str, Any]:
   config = trainer.config
   rng = np.random.default_rng(0)
   variables = jax.tree.map(lambda leaf: ordinary(leaf, rng), abstract_variables(trainer.model))
-  variables = replicate(variables, trainer.mesh)
+  variables = place(variables, trainer.mesh)
   memory, arithmetic = bandwidth(), flop_rate(config.dtype)
   rows = []
   for stage in trainer.stages:
@@ -71,7 +71,7 @@ def step_cost(trainer: Trainer, stage: Stage, variables: Variables) -> dict[str,
   trained, frozen = split(variables, stage.groups)
   tx = make_optimizer(stage.optimizer, stage.steps, trained["params"])
   loss = trainer.losses[stage.name]
-  state = replicate(TrainState.create(copy_of(trained), tx, stage.ema > 0), trainer.mesh)
+  state = place(TrainState.create(copy_of(trained), tx, stage.ema > 0), trainer.mesh)
   step: Any = make_step(model, stage, loss, tx, config.seed, config.train.remat)
   batch = Batch(**shard_batch(next(stage_batches(trainer, stage)), trainer.mesh))
   frozen = {**frozen, **more_inputs(loss, model, trainer)}
@@ -97,7 +97,7 @@ def more_inputs(loss: Any, model: ErrorAware, trainer: Trainer) -> Mapping[str, 
   if not isinstance(pixel, Confusion) or not pixel.wants_confusion:
     return {}
   counts = np.eye(trainer.dataset.info.num_classes, dtype=np.int64)
-  return {"loss": {"confusion": replicate(loss.matrices(counts), trainer.mesh)}}
+  return {"loss": {"confusion": place(loss.matrices(counts), trainer.mesh)}}
 
 
 def table(cost: dict[str, Any]) -> Table:

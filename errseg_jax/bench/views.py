@@ -20,7 +20,7 @@ from errseg_jax.inference.speed import hardware
 from errseg_jax.metrics.segmentation import confusion_matrix, segmentation_scores
 from errseg_jax.models.error_aware import ErrorAware, infer, single_pass
 from errseg_jax.progress import progress_bar
-from errseg_jax.sharding import make_mesh, replicate
+from errseg_jax.sharding import make_mesh, place
 from errseg_jax.structs import Batch
 from errseg_jax.train.restore import trained_variables
 from errseg_jax.train.stages import plan, trained_branches
@@ -51,7 +51,7 @@ def views(config: ConfigDict, workdir: pathlib.Path, split: str) -> dict[str, An
   several = {} if sight.views(config) else {"scales": SCALES, "mirror": True}
   settings = {**config.views.to_dict(), **several, "combine": "mean"}
   model = single_pass(assemble.model(config, info.num_classes))
-  variables = replicate(trained_variables(config, workdir, model), make_mesh(1))
+  variables = place(trained_variables(config, workdir, model), make_mesh(1))
   networks = {"one": (model, ()), "first": (model, wanted)}
   for share in (1.0, *sorted({*SHARES, config.views.share} - {1.0})):
     seen = config.copy_and_resolve_references()

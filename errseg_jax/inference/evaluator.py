@@ -18,7 +18,7 @@ from errseg_jax.inference.choice import Choice
 from errseg_jax.metrics.errors import image_score_sums
 from errseg_jax.metrics.image_quality import expected_miou, image_miou
 from errseg_jax.models.error_aware import ErrorAware
-from errseg_jax.sharding import OWN, make_mesh, replicate, shard_batch
+from errseg_jax.sharding import OWN, make_mesh, place, shard_batch
 from errseg_jax.structs import Batch
 
 MAX_POINTS = 2000  # images of which expected and real accuracy are kept
@@ -176,7 +176,7 @@ class Evaluator:
     self, mesh, *, batch_size: int, size_multiple: int, size_remainder: int, pad_value, threads: int
   ):
     self.mesh = make_mesh(OWN) if processes.several() else mesh
-    devices = self.mesh.devices.size
+    devices = self.mesh.shape["data"]
     self.options = {
       "batch_size": -(-batch_size // devices) * devices,
       "size_multiple": size_multiple,
@@ -199,7 +199,7 @@ class Evaluator:
     """Of several processes, this one's copy of the variables and its share of the images."""
     if not processes.several():
       return variables, source
-    return replicate(variables, self.mesh), Subset(source, processes.own_share(len(source)))
+    return place(variables, self.mesh), Subset(source, processes.own_share(len(source)))
 
   def run(
     self,

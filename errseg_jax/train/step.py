@@ -13,6 +13,7 @@ from errseg_jax.kernels import Terms, fused_sums
 from errseg_jax.losses import CascadeLoss, GuidedLoss, error_target
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.pixel_losses import weighted_mean
+from errseg_jax.sharding import keep_placed
 from errseg_jax.structs import IGNORE, Batch, Outputs
 from errseg_jax.train.stages import Stage
 from errseg_jax.train.state import TrainState, Variables, merge
@@ -84,10 +85,12 @@ def make_step(
   tx: optax.GradientTransformation,
   seed: int,
   remat: bool = False,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> Step:
   """The jitted step of a stage: (state, frozen, batch) -> (state, metrics).
 
-  The state is donated, the frozen network is not. Dropout keys are a function of (seed, stage, step).
+  The state is donated, the frozen network is not; on a mesh with an axis `model` it lies as it came.
+  Dropout keys are a function of (seed, stage, step).
   """
   loss_fn = make_loss(model, stage, loss, remat)
 
@@ -104,6 +107,7 @@ def make_step(
       decay = jnp.minimum(stage.ema, (1.0 + state.step) / (10.0 + state.step))
       ema = optax.incremental_update(variables, ema, 1.0 - decay)
     metrics |= {"loss": value, "grad_norm": optax.global_norm(grads)}
-    return TrainState(state.step + 1, variables, opt_state, ema), metrics
+    state = TrainState(state.step + 1, variables, opt_state, ema)
+    return state if mesh is None else keep_placed(state, mesh), metrics
 
   return jax.jit(step, donate_argnums=0)

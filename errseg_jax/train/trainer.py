@@ -28,7 +28,7 @@ from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.models.fusion import BLIND, CANDIDATES
 from errseg_jax.models.heads.dpc_cells import cell_text
 from errseg_jax.pixel_losses import Confusion
-from errseg_jax.sharding import make_mesh, replicate
+from errseg_jax.sharding import make_mesh, place
 from errseg_jax.train.cache import cache_of, check_network
 from errseg_jax.train.checkpoints import StageCheckpoints
 from errseg_jax.train.confusion import ConfusionInput, check_confusion, with_groups
@@ -68,11 +68,11 @@ class Trainer:
     self.config, self.workdir = config, pathlib.Path(workdir)
     config = with_groups(config)
     self.stages = plan(config)
-    self.mesh = make_mesh(config.num_devices)
+    self.mesh = make_mesh(config.num_devices, config.train.model_devices)
     for stage in self.stages:
-      if stage.batch_size % self.mesh.devices.size:
+      if stage.batch_size % self.mesh.shape["data"]:
         raise UserError(
-          f"stages.{stage.kind}.batch_size={stage.batch_size} is not a multiple of {self.mesh.devices.size} devices"
+          f"stages.{stage.kind}.batch_size={stage.batch_size} is not a multiple of {self.mesh.shape['data']} devices"
         )
     self.check_groups()
     self.dataset = assemble.dataset(config)
@@ -89,6 +89,8 @@ class Trainer:
     keep_files(config)
     # These are for a trained network: nothing is trained, scored or chosen through them.
     self.model = assemble.model(config, classes).clone(sparse=None, views=None, tiles=None)
+    if config.train.model_devices > 1:  # the kernels split a batch over all devices
+      self.model = self.model.clone(kernels="reference")
     self.losses = {stage.name: assemble.loss(config, stage.kind) for stage in self.stages}
     check_confusion(self.losses, self.splits, bool(config.segmenter.init))
     assemble.thresholds(config)
@@ -128,7 +130,7 @@ class Trainer:
     variables = initial_variables(self.model, self.config)
     if self.cache is not None:
       check_network(self.cache, variables, self.config.loader.features)
-    variables = replicate(variables, self.mesh)
+    variables = place(variables, self.mesh)
     for stage in self.stages:  # a mistake in the last one's optimizer must not wait until it starts
       make_optimizer(stage.optimizer, stage.steps, split(variables, stage.groups)[0]["params"])
     claim(self.workdir, self.config)
@@ -214,7 +216,7 @@ class Trainer:
     tx = make_optimizer(stage.optimizer, stage.steps, trained["params"])
     fresh = not checkpoints.complete()
     if fresh:
-      state = replicate(TrainState.create(trained, tx, stage.ema > 0), self.mesh)
+      state = place(TrainState.create(trained, tx, stage.ema > 0), self.mesh)
       progress: dict[str, Any] = {"step": 0, "pending": []}
       if (found := checkpoints.restore(state)) is not None:
         state, progress = found
@@ -254,7 +256,13 @@ class Trainer:
     return Loop(
       stage,
       make_step(
-        self.model_of(stage), stage, self.make_loss(stage, frozen), tx, config.seed, config.train.remat
+        self.model_of(stage),
+        stage,
+        self.make_loss(stage, frozen),
+        tx,
+        config.seed,
+        config.train.remat,
+        self.mesh,
       ),
       lambda start: prepared(batches(start=start)),
       lambda step: step_names(sources, step=step, **order),
@@ -298,7 +306,7 @@ class Trainer:
     return ConfusionInput(
       pixel.refresh,
       lambda trained: count(self.model_of(stage), name, stage.wanted, merge(frozen, trained)),
-      lambda counts: replicate(loss.matrices(counts), self.mesh),
+      lambda counts: place(loss.matrices(counts), self.mesh),
       counts,
     )
 

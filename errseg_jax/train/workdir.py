@@ -15,7 +15,15 @@ from errseg_jax.config import default_config
 from errseg_jax.errors import UserError
 
 OPTIONAL = {"platform": str, "num_devices": int, "error_loss.w3": float, "crf.alpha": float, "crf.lam": float}
-FREE = ("platform", "num_devices", "loader.threads", "loader.shards", "data.root", "segmenter.adapter.folder")
+FREE = (
+  "platform",
+  "num_devices",
+  "train.model_devices",
+  "loader.threads",
+  "loader.shards",
+  "data.root",
+  "segmenter.adapter.folder",
+)
 """Keys that may change between runs of one workdir: they change no result, or name a place."""
 ALWAYS = ("splits", "transform", "loader", "views", "tiles", "sparse", "groups", "train", "choose")
 """Sections that have every key of the default config, whatever network and branches a run has."""

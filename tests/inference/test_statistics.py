@@ -13,7 +13,7 @@ from errseg_jax.inference.choice import Choice
 from errseg_jax.inference.statistics import make_counter
 from errseg_jax.kernels import banded, dispatch
 from errseg_jax.models.fusion import FUSIONS
-from errseg_jax.sharding import make_mesh, replicate, shard_batch
+from errseg_jax.sharding import make_mesh, place, shard_batch
 from errseg_jax.structs import Batch
 from errseg_jax.train.restore import load
 from errseg_jax.train.workdir import load_config
@@ -84,7 +84,7 @@ def test_a_batch_split_over_devices_counts_alike(trained):
   net, batch = network(trained, "auto"), batch_of(trained, 8)
   one, mesh = counts_of(net, batch, **EVERYTHING), make_mesh(8)
   split = Batch(**shard_batch({"image": batch.image, "label": batch.label}, mesh))
-  net = dataclasses.replace(net, variables=replicate(net.variables, mesh))
+  net = dataclasses.replace(net, variables=place(net.variables, mesh))
   for name, value in counts_of(net, split, **EVERYTHING).items():
     if value.dtype.kind == "f":
       np.testing.assert_allclose(value, one[name], rtol=2e-4, atol=1e-3, err_msg=name)

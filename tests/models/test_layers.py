@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from errseg_jax.models import layers
 from errseg_jax.models.resize import resize
-from errseg_jax.sharding import make_mesh, replicate, shard_batch
+from errseg_jax.sharding import make_mesh, place, shard_batch
 
 
 def image(*shape, seed=0):
@@ -146,7 +146,7 @@ def test_groups_are_as_one_device_would_compute_them(group_size, devices):
     mesh = make_mesh(devices)
     sharded = shard_batch({"x": x}, mesh)["x"]
     assert len(sharded.sharding.device_set) == devices
-    (slopes, d_x), (out, stats) = trained_norm(replicate(variables, mesh), sharded, group_size)
+    (slopes, d_x), (out, stats) = trained_norm(place(variables, mesh), sharded, group_size)
     weights = np.cos(np.arange(x.size)).reshape(x.shape)
     groups = 8 // (group_size or 8)
     parts = [

@@ -7,7 +7,7 @@ import pytest
 
 from errseg_jax import assemble
 from errseg_jax.data.pipeline import train_batches
-from errseg_jax.sharding import make_mesh, replicate, shard_batch
+from errseg_jax.sharding import make_mesh, place, shard_batch
 from errseg_jax.structs import Batch
 from errseg_jax.train.initialise import initial_variables
 from errseg_jax.train.optim import make_optimizer
@@ -73,10 +73,10 @@ def bench(tiny_config):
     stage = dataclasses.replace(stage, groups=groups or stage.groups)
     dataset, mesh = assemble.dataset(config), make_mesh(devices)
     model = assemble.model(config, dataset.info.num_classes)
-    variables = replicate(initial_variables(model, config), mesh)
+    variables = place(initial_variables(model, config), mesh)
     trained, frozen = split(variables, stage.groups)
     tx = make_optimizer(stage.optimizer, stage.steps, trained["params"])
-    state = replicate(TrainState.create(trained, tx, stage.ema > 0), mesh)
+    state = place(TrainState.create(trained, tx, stage.ema > 0), mesh)
     step = make_step(model, stage, assemble.loss(config, name), tx, config.seed)
     sources, in_turn = [dataset.source("train")], [frozen]
     if stage.folds:

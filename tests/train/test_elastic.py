@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from errseg_jax.assemble import with_defaults
-from errseg_jax.sharding import make_mesh, replicate
+from errseg_jax.sharding import make_mesh, place
 from errseg_jax.train.checkpoints import StageCheckpoints
 from errseg_jax.train.initialise import initial_variables
 from errseg_jax.train.loop import Stopped
@@ -68,7 +68,7 @@ def restored(config, workdir):
   stage, mesh = trainer.stages[0], make_mesh(config.num_devices)
   trained, _ = split(initial_variables(trainer.model, config), stage.groups)
   tx = make_optimizer(stage.optimizer, stage.steps, trained["params"])
-  state = replicate(TrainState.create(trained, tx, stage.ema > 0), mesh)
+  state = place(TrainState.create(trained, tx, stage.ema > 0), mesh)
   found = StageCheckpoints(workdir, stage.name, stage.steps, "best").restore(state)
   assert found is not None
   return found[0]
