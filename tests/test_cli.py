@@ -28,7 +28,7 @@ def get_config(arg=None):
 @pytest.fixture(autouse=True)
 def _keep_settings(monkeypatch):
   """Commands set up logging, the cache and the platform of a whole process; this one has them."""
-  monkeypatch.setattr(commands, "prepare", lambda config: None)
+  monkeypatch.setattr(commands, "prepare", lambda config, distributed="off": None)
 
 
 @pytest.fixture
