@@ -7,7 +7,6 @@ arguments of a class the `Attributes` of its docstring.
 from __future__ import annotations
 
 import ast
-import dataclasses
 import inspect
 import io
 import pathlib
@@ -103,23 +102,27 @@ def shown(value: Any) -> str:
   """A default as the command line takes it."""
   if isinstance(value, ConfigDict | dict):
     return "a section"
-  text = "unset" if value is None else repr(value) if value != "" else "empty"
-  return f"`{text.replace('|', chr(92) + '|')}`" if value not in (None, "") else text
+  if value in (None, ""):
+    return "unset" if value is None else "empty"
+  return f"`{escaped(str(value))}`"
+
+
+def escaped(text: str) -> str:
+  """Text in a cell of a table."""
+  return text.replace("|", "\\|")
 
 
 def table(rows: list[tuple[str, Any, str]]) -> list[str]:
   """Lines of a table of keys."""
-  lines = [f"| `{key}` | {shown(value)} | {meaning.replace('|', chr(92) + '|')} |" for key, value, meaning in rows]
+  lines = [f"| `{key}` | {shown(value)} | {escaped(meaning)} |" for key, value, meaning in rows]
   return ["| key | default | |", "|---|---|---|", *lines, ""] if rows else []
 
 
 def class_rows(cls: type, given: Any = None) -> list[tuple[str, Any, str]]:
   """The keys of a section that is the arguments of a class; `given` are the config's own defaults."""
   meanings, own = attributes(cls), defaults(cls)
-  required = [f.name for f in dataclasses.fields(cls) if f.init and f.name in meanings and f.name not in own]
   rows = [(name, dict(given or {}).get(name, own[name]), meanings.get(name, "")) for name in own]
-  rows = [row for row in rows if row[0] not in COMPUTED and row[0] != "pixel"]
-  return [*((name, "to be given", meanings[name]) for name in required if cls in ADAPTERS.values()), *rows]
+  return [row for row in rows if row[0] not in COMPUTED and row[0] != "pixel"]
 
 
 def first_line(cls: type) -> str:
@@ -144,17 +147,24 @@ def plain_rows(section: Any, where: str, notes: dict[str, str]) -> list[tuple[st
 def reference() -> str:
   """The tables of all sections, in the order of the config."""
   config, notes, lines = with_defaults(source.default_config()), comments(), []
-  top = [(key, config.get(key), notes.get(key, "")) for key in config if not isinstance(config.get(key), ConfigDict)]
+  top = [
+    (key, config.get(key), notes.get(key, ""))
+    for key in config
+    if not isinstance(config.get(key), ConfigDict)
+  ]
   lines += ["## At the top", "", *table(top)]
   for key in config:
     section = config.get(key)
     if not isinstance(section, ConfigDict):
       continue
     lines += [f"## {key}", ""]
-    if notes.get(key):
+    if notes.get(key) and key not in NAMED:
       lines += [notes[key], ""]
     if key == "stages":
-      lines += [f"`stages.STAGE` for STAGE of {', '.join(section)}; steps and learning rates here are those of `semantic`.", ""]
+      lines += [
+        f"`stages.STAGE` for STAGE of {', '.join(section)}; defaults here are those of `semantic`.",
+        "",
+      ]
       lines += table(plain_rows(section.semantic, "stages.STAGE", notes))
     elif key in CLASSES:
       lines += [first_line(CLASSES[key]), "", *table(class_rows(CLASSES[key], section))]
@@ -163,7 +173,13 @@ def reference() -> str:
     for name, classes in NAMED.items():
       if name.split(".")[0] == key:
         lines += named(name, classes)
-  lines += [f"## {PIXEL}", "", "[losses.md](losses.md) says when to take which.", "", *named("pixel", PIXEL_LOSSES)]
+  lines += [
+    f"## {PIXEL}",
+    "",
+    "[losses.md](losses.md) says when to take which.",
+    "",
+    *named("pixel", PIXEL_LOSSES),
+  ]
   return "\n".join(lines).rstrip() + "\n"
 
 

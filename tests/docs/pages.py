@@ -46,8 +46,9 @@ def commands_of(page: str) -> list[Command]:
     if kind not in SHELL:
       continue
     variables: dict[str, str] = {}
-    lines = re.sub(rf"^{indent}", "", body, flags=re.MULTILINE).replace("\\\n", " ").splitlines()
-    for line in (part.strip() for line in lines for part in re.sub(r"\s#(\s.*)?$", "", line).split("&&")):
+    whole = re.sub(rf"^{indent}", "", body, flags=re.MULTILINE).replace("\\\n", " ")
+    lines = [re.sub(r"\s#(\s.*)?$", "", line) for line in whole.splitlines()]
+    for line in (part.strip() for parts in lines for part in parts.split("&&")):
       if match := re.fullmatch(r"(?:export )?(\w+)=(\S+)", line):
         variables[match[1]] = match[2]
       words = words_of(line, variables)

@@ -32,9 +32,8 @@ def dead(page, text):
     if "://" in target:
       continue
     file = (ROOT / page).parent / path if path else ROOT / page
-    if not file.resolve().is_relative_to(ROOT) or not file.exists():
-      out.append(target)
-    elif anchor and anchor not in anchors(str(file.resolve().relative_to(ROOT))):
+    there = file.resolve().is_relative_to(ROOT) and file.exists()
+    if not there or (anchor and anchor not in anchors(str(file.resolve().relative_to(ROOT)))):
       out.append(target)
   return out
 
@@ -45,7 +44,9 @@ def test_links_lead_somewhere(page):
 
 
 def test_dead_links_are_found():
-  text = "[a](nowhere.md), [b](../README.md#results), [c](../README.md#nothing), [d](#own), [e](../../etc/passwd)"
+  text = (
+    "[a](nowhere.md), [b](../README.md#results), [c](../README.md#nothing), [d](#own), [e](../../etc/passwd)"
+  )
   assert dead("docs/faq.md", text) == ["nowhere.md", "../README.md#nothing", "#own", "../../etc/passwd"]
 
 

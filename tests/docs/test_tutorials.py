@@ -1,8 +1,8 @@
 """The commands of the README and the tutorials, run line by line as they stand there, in a short form.
 
-They run in a folder that holds what they name: `configs`, `data` of a tiny set, `photos`, `pool`. What makes a run short
-is added behind a line, and nothing else. Commands of the other pages are parsed alone (`test_commands.py`), for the
-reasons in PARSED.
+They run in a folder that holds what they name: `configs`, `data` of a tiny set, `photos`, `pool`. What makes a run
+short is added behind a line, and nothing else. Commands of the other pages are parsed alone (`test_commands.py`), for
+the reasons in PARSED.
 """
 
 import csv
@@ -55,8 +55,11 @@ NOT_RUN = {
   "configs/camvid_squeezenet_error_detail.py": "CamVid, and hours",
   "configs/cityscapes_": "Cityscapes",
   "converted/": "wants published weights",
+  "runs/pspnet": "wants published weights",
   "--weights=": "wants published weights",
   "--what=size": "needs the config of converted weights",
+  "errseg', 'ablate": "a minute; tests/ablation/test_run.py runs it",
+  "runs/second": "the lines that made runs/mine, in another workdir",
   "scenes_demo.py:": "a minute each; tests/test_guidance_configs.py, tests/train",
 }
 """Part of a command of a page in RUN -> why it is not run."""
@@ -78,7 +81,6 @@ SHORT = {
   "data check": ("data.num_classes=3",),
   "data stats": ("data.num_classes=3",),
   "train": TINY,
-  "ablate": TINY,
 }
 """Command -> overrides that make it short, or fit the tiny set's three classes."""
 
@@ -97,6 +99,8 @@ def short(command):
     more.append("--config.data.num_classes=3")
   if any("scenes_demo" in word for word in command.words):
     more += [f"--config.data.{key}" for key in ("num_train=8", "num_choose=4", "num_val=4")]
+  if {"--workdir=runs/scenes", "--workdir=runs/swapped"} & {*command.words}:
+    more.append("--config.order=semantic")  # the branches are trained above
   return [*command.words[1:], *dict.fromkeys(more)]
 
 
@@ -136,11 +140,14 @@ def test_every_command_is_run_or_has_a_reason():
 
 def test_the_lines_leave_what_the_pages_say(folder):
   runs = folder / "runs"
-  assert {"results.json", "report.html", "config.json", "choice.json"} <= {p.name for p in (runs / "mine").iterdir()}
+  assert {"results.json", "report.html", "config.json", "choice.json"} <= {
+    p.name for p in (runs / "mine").iterdir()
+  }
   assert (runs / "mine" / "predictions" / "predictions.csv").is_file()
   assert (runs / "mine" / "label_issues" / "label_issues.html").is_file()
-  assert (runs / "ablation" / "ablation.md").is_file()
-  assert {"label_issues.html", "label_issues.csv", "images.csv"} <= {p.name for p in (runs / "issues").iterdir()}
+  assert {"label_issues.html", "label_issues.csv", "images.csv"} <= {
+    p.name for p in (runs / "issues").iterdir()
+  }
   assert {"stats.json", "stats.svg"} <= {p.name for p in (runs / "stats").iterdir()}
   results = json.loads((runs / "improved" / "results.json").read_text())
   assert {"semantic", "detail", "fused", "error", "chosen", "image_level"} <= results.keys()
