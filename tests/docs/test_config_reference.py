@@ -26,7 +26,7 @@ def test_the_page_is_of_today(reference):
   assert reference.page(text) == text, "python docs/config_reference.py writes it anew"
 
 
-def test_every_key_is_named():
+def test_every_key_is_named(reference):
   text = text_of(PAGE)
 
   def keys(section, where=""):
@@ -39,7 +39,8 @@ def test_every_key_is_named():
 
   sections = {part.splitlines()[0]: part for part in text.split("\n## ")}
   for where, key in keys(with_defaults(default_config())):
-    part = sections[where.split(".")[0] if where else "At the top"]
+    name = reference.PIXEL if ".pixel." in where else where.split(".")[0]
+    part = sections[name or "At the top"]
     assert f"`{key}`" in part or f".{key}`" in part or key in ("name", "pixel"), f"{where}{key}"
 
 
@@ -48,7 +49,11 @@ def test_every_key_of_the_config_has_a_meaning(reference):
   config, notes = with_defaults(default_config()), reference.comments()
   for key in config:
     section = config.get(key)
-    if isinstance(section, ConfigDict) and key not in ("early_exit", "sparse", "stages", *reference.CLASSES):
+    if isinstance(section, ConfigDict) and key not in (
+      *("early_exit", "sparse", "stages"),
+      *reference.CLASSES,
+      *reference.NAMED,
+    ):
       rows = reference.plain_rows(section, key, notes)
       assert [name for name, _, meaning in rows if not meaning] == [], key
   assert all(meaning for *_, meaning in reference.plain_rows(config.stages.error, "stages.STAGE", notes))
