@@ -302,7 +302,7 @@ def write_evaluation(workdir: pathlib.Path, results: dict[str, Any], totals: Tot
   The suffix goes before the file extension.
   """
   arrays = {k: v for k, v in totals.counts.items() if k.split("/")[0] in ("histogram", "confusion")}
-  arrays["worst/names"] = np.array([name for _, _, name in totals.worst_first()], dtype=np.str_)
+  arrays |= totals.extremes.arrays()
   arrays["images/accuracy"] = np.array(totals.points.points, np.float64).reshape(-1, 2)
   part = workdir / "evaluation.tmp.npz"
   named: Any = {k.replace("/", "."): v for k, v in arrays.items()}
