@@ -68,7 +68,7 @@ def report(args: argparse.Namespace) -> int:
   prepare(config)
   from errseg_jax.report.collect import report as run
 
-  print(run(config, workdir(args)))
+  print(run(config, workdir(args), whole(args, "show")))
   return 0
 
 

@@ -90,12 +90,12 @@ class Extremes:
     return [scores for _, scores in sorted(self.heaps[reason], key=lambda entry: (-entry[0], entry[1].name))]
 
   def arrays(self) -> dict[str, np.ndarray]:
-    """ "names/REASON" [K] and "scores/REASON" float64 [K, 3]: accuracy, fused, expected; `of_arrays` reads them."""
+    """ "names/REASON" [K] and `scores.REASON` float64 [K, 3]: accuracy, fused, expected; `of_arrays` reads them."""
     out = {}
     for reason in REASONS:
       rows = self.first(reason)
-      out[f"names/{reason}"] = np.array([row.name for row in rows], np.str_)
-      out[f"scores/{reason}"] = np.array([row[1:] for row in rows], np.float64).reshape(-1, 3)
+      out[f"names.{reason}"] = np.array([row.name for row in rows], np.str_)
+      out[f"scores.{reason}"] = np.array([row[1:] for row in rows], np.float64).reshape(-1, 3)
     return out
 
   @classmethod
@@ -103,7 +103,7 @@ class Extremes:
     """From `arrays`."""
     extremes = cls()
     for reason, rank in REASONS.items():
-      rows = zip(arrays[f"names/{reason}"], arrays[f"scores/{reason}"], strict=True)
+      rows = zip(arrays[f"names.{reason}"], arrays[f"scores.{reason}"], strict=True)
       images = [ImageScores(str(name), *(float(x) for x in row)) for name, row in rows]
       extremes.heaps[reason] = [(rank(image), image) for image in images]
       heapq.heapify(extremes.heaps[reason])

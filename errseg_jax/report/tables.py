@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from errseg_jax.metrics import segmentation
+from errseg_jax.metrics import errors, segmentation
 from errseg_jax.structs import DatasetInfo
 
 UNDEFINED = "–"
+FLAGGED = 10  # percent of the pixels that somebody could look at
+ISSUES = 10  # rows of the table of doubtful annotations
 SYSTEMS = {
   "semantic": "network",
   "base": "network without guidance and subnets",
@@ -100,10 +102,25 @@ def _correction_sentence(results: Mapping) -> str:
   change = _change(results, "fused")
   if change is None:
     return "The mIoU is undefined: no labelled pixel was seen."
+  count = results["num_images"]
+  images = "On 1 image" if count == 1 else f"On {count} images"
   if abs(change) < 0.005:
-    return f"Correction leaves the mIoU at {number(after)}."
-  verb = "raises" if change > 0 else "lowers"
-  return f"Correction {verb} the mIoU from {number(before)} to {number(after)} ({_signed(change)})."
+    return f"{images} the corrected labels have the network’s mIoU, {number(after)}."
+  better = f"{number(abs(change))} mIoU {'better' if change > 0 else 'worse'}"
+  sentence = f"{images} the corrected labels are {better} ({number(before)} → {number(after)})"
+  extremes = _class_changes(results, change > 0)
+  return f"{sentence}; most {'gained' if change > 0 else 'lost'}: {extremes}." if extremes else f"{sentence}."
+
+
+def _class_changes(results: Mapping, gained: bool, count: int = 3) -> str:
+  """The classes whose IoU changed most for the better, or the worse, with their change."""
+  base = results["semantic"]["IoU"]
+  changes = {name: _difference(value, base.get(name)) for name, value in results["fused"]["IoU"].items()}
+  told = {name: change for name, change in changes.items() if change is not None}
+  first = sorted(told, key=lambda name: -told[name] if gained else told[name])[:count]
+  return ", ".join(
+    f"{n} {_signed(told[n])}" for n in first if (told[n] > 0.005 if gained else told[n] < -0.005)
+  )
 
 
 def _control_sentence(results: Mapping) -> str:
@@ -118,22 +135,30 @@ def _control_sentence(results: Mapping) -> str:
   )
 
 
-def _detection_sentence(error: Mapping) -> str:
-  own, free = error.get("AUPR_error"), error.get("baselines", {}).get("max_probability", {})
-  if own is None or free.get("AUPR_error") is None:
+def _detection_sentence(histograms: Mapping) -> str:
+  if "error" not in histograms:
     return ""
+  found = errors.recall_at(histograms["error"], FLAGGED)
+  if found is None:
+    return "The network makes no error."
+  sentence = f"P(error) finds {number(found, 0)} % of the errors in {FLAGGED} % of the pixels"
+  free = "max_probability" in histograms and errors.recall_at(histograms["max_probability"], FLAGGED)
   return (
-    f"P(error) ranks the wrong pixels with an AUPR-error of {number(own, 1)}; "
-    f"1 − max probability, which is free, reaches {number(free['AUPR_error'], 1)}."
+    f"{sentence}; 1 − max probability, which is free, finds {number(free, 0)} %." if free else f"{sentence}."
   )
 
 
-def headline(results: Mapping) -> str:
-  """What came out, in two or three sentences."""
+def headline(results: Mapping, histograms: Mapping[str, np.ndarray]) -> str:
+  """What came out, in two or three sentences.
+
+  Args:
+    results: the content of results.json.
+    histograms: score name -> integer [2, 4096].
+  """
   sentences = [_correction_sentence(results)] if results.get("fused") else []
   if results.get("control") and results.get("fused"):
     sentences.append(_control_sentence(results))
-  sentences.append(_detection_sentence(results.get("error") or {}))
+  sentences.append(_detection_sentence(histograms))
   return " ".join(filter(None, sentences))
 
 
@@ -255,3 +280,27 @@ def speed_table(speed: Mapping) -> Table:
     share = None if value is None or not base else 100 * value / base
     rows.append((Cell(label), Cell(number(value, 1)), Cell(number(share, 0))))
   return Table("Time of one image.", ("part", "ms", "% of the network"), tuple(rows))
+
+
+def issue_table(found: Mapping) -> Table:
+  """The first doubtful annotations.
+
+  Args:
+    found: the content of label_issues.json.
+  """
+  names = ("image", "given", "predicted", "pixels", "score")
+  rows = tuple(
+    (Cell(str(row.get("rank", ""))), *(Cell(str(row.get(name, ""))) for name in names))
+    for row in found["issues"][:ISSUES]
+  )
+  caption = (
+    f"The {len(rows)} most doubtful of the annotations of split {found.get('split', '')}; the others, with crops, "
+    "are in label_issues/label_issues.html of the workdir."
+  )
+  return Table(caption, ("rank", "image", "annotated", "network says", "pixels", "score"), rows)
+
+
+def version_table(versions: Mapping[str, str]) -> Table:
+  """What the scores were computed with."""
+  rows = tuple((Cell(name), Cell(version)) for name, version in versions.items())
+  return Table("What the scores were computed with.", ("", "version"), rows)
