@@ -63,6 +63,7 @@ def picked(extremes: Extremes, count: int) -> dict[str, tuple[str, ...]]:
   lists = {
     reason: [scores.name for scores in extremes.first(reason) if fits(reason, scores)] for reason in SHARES
   }
+  count = min(count, len({name for names in lists.values() for name in names}))
   whole = sum(SHARES.values())
   reasons: dict[str, list[str]] = {}
   for reason, share in SHARES.items():

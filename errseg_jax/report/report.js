@@ -13,7 +13,7 @@
 
   // ImageData is bytes R, G, B, A; every machine that runs a browser reads them little-endian.
   const pack = ([r, g, b]) => ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
-  const colours = new Uint32Array(256).fill(pack([0, 0, 0]));
+  const colours = new Uint32Array(256);
   data.palette.forEach((colour, i) => { colours[i] = pack(colour); });
   const ramp = Uint32Array.from(data.ramp, pack);
   const cssColour = (name) => {
@@ -24,6 +24,9 @@
   const falseAlarm = cssColour("--false");
   const miss = cssColour("--miss");
   const unflagged = pack([240, 240, 240]);
+  // What has no label is chequered, as no class is.
+  const CHECK = 4;
+  const chequers = [pack([250, 250, 250]), pack([200, 200, 200])];
   const unlabelled = pack([120, 120, 120]);
 
   const percent = (x, digits = 1) => (x === null ? "–" : `${x.toFixed(digits)} %`);
@@ -94,13 +97,22 @@
       const { truth, semantic, detail, error } = this.maps;
       if (map === "error") return (i) => ramp[error[i]];
       if (map === "fused") return (i) => colours[error[i] / 255 > t ? detail[i] : semantic[i]];
-      if (map !== "mask") return (i) => colours[this.maps[map][i]];
+      if (map !== "mask") {
+        const labels = this.maps[map];
+        return (i) => (labels[i] === IGNORE ? this.chequer(i) : colours[labels[i]]);
+      }
       return (i) => {
         const isFlagged = error[i] / 255 > t;
         if (truth[i] === IGNORE) return unlabelled;
         if (semantic[i] === truth[i]) return isFlagged ? falseAlarm : unflagged;
         return isFlagged ? hit : miss;
       };
+    }
+
+    chequer(i) {
+      const x = i % this.width;
+      const y = (i - x) / this.width;
+      return chequers[(Math.floor(x / CHECK) + Math.floor(y / CHECK)) % 2];
     }
 
     // Pixels by the 8-bit value of P(error): each read-out is then a sum over 256 numbers.
@@ -216,17 +228,35 @@
     if (t >= 0 && t <= 1) setThreshold(t);
   }
 
-  // Which images are listed: all, or those that are there for one reason.
+  // Which images are listed: all, or those that are there for one reason; a page of them at a time.
+  const PAGE = 24;
   const filters = document.querySelectorAll("button[data-reason]");
+  const more = document.getElementById("more");
+  let reason = "all";
+  let limit = PAGE;
+  let listed = items;
+
+  function list() {
+    listed = items.filter(({ article }) => reason === "all" || article.dataset.reasons.split(" ").includes(reason));
+    const shown = new Set(listed.slice(0, limit));
+    for (const item of items) item.article.hidden = !shown.has(item);
+    for (const button of filters) button.setAttribute("aria-pressed", String(button.dataset.reason === reason));
+    more.hidden = listed.length <= limit;
+    more.textContent = `show ${Math.min(PAGE, listed.length - limit)} more of ${listed.length}`;
+  }
+
   for (const button of filters) {
     button.addEventListener("click", () => {
-      const wanted = button.dataset.reason;
-      for (const other of filters) other.setAttribute("aria-pressed", String(other === button));
-      for (const { article } of items) {
-        article.hidden = wanted !== "all" && !article.dataset.reasons.split(" ").includes(wanted);
-      }
+      reason = button.dataset.reason;
+      limit = PAGE;
+      list();
     });
   }
+  more.addEventListener("click", () => {
+    limit += PAGE;
+    list();
+  });
+  list();
 
   // The viewer.
   const viewer = document.getElementById("viewer");
@@ -266,7 +296,6 @@
   }
 
   function step(by) {
-    const listed = items.filter(({ article }) => !article.hidden);
     const next = listed[listed.indexOf(current) + by];
     if (next) show(next, shownMap);
   }
@@ -285,6 +314,7 @@
     if (current.maps) viewer.querySelector(".probe").textContent = current.told(event);
   });
   viewer.addEventListener("close", () => {
+    while (current.article.hidden) more.click();
     current.article.scrollIntoView({ block: "nearest" });
     current.article.querySelector(`button[data-open=${shownMap}]`)?.focus({ preventScroll: true });
   });

@@ -214,6 +214,15 @@ def test_keyboard_moves_the_threshold_and_the_link(page, report):
   check_gallery(page, 0.5)
 
 
+def coloured(labels: np.ndarray) -> np.ndarray:
+  """Colours of a label map; chequered where there is none."""
+  y, x = np.indices(labels.shape) // 4
+  chequers = np.where((x + y) % 2, 200, 250)[..., None]
+  palette = np.zeros((256, 3), int)
+  palette[:3] = INFO.palette
+  return np.where((labels == 255)[..., None], chequers, palette[labels])
+
+
 def test_canvases_hold_the_label_maps(page, report):
   open_gallery(page, report)
   item, pixels = GALLERY[0], {}
@@ -226,12 +235,10 @@ def test_canvases_hold_the_label_maps(page, report):
       }})()"""
     )
     pixels[name] = np.array(values).reshape(*item.truth.shape, 4)[..., :3]
-  palette = np.zeros((256, 3), int)
-  palette[:3] = INFO.palette
   mask = np.round(item.error_probability.astype(np.float64) * 255) / 255 > 0.5
-  np.testing.assert_array_equal(pixels["truth"], palette[item.truth])
+  np.testing.assert_array_equal(pixels["truth"], coloured(item.truth))
   fused = np.where(mask, item.detail, item.semantic)
-  np.testing.assert_array_equal(pixels["fused"], palette[fused])
+  np.testing.assert_array_equal(pixels["fused"], coloured(fused))
 
 
 def test_names_run_no_script_and_a_phone_needs_no_sideways_scrolling(page, report):
@@ -272,13 +279,12 @@ def test_viewer_goes_through_maps_and_images_by_keys(page, report):
   page.evaluate("document.querySelector('.item button[data-open=truth]').click()")
   page.wait_for("document.getElementById('viewer-title').textContent !== ''")
   assert viewer(page) == {"name": GALLERY[0].name, "map": "truth"}
-  palette = np.zeros((256, 3), int)
-  palette[:3] = INFO.palette
-  np.testing.assert_array_equal(large_pixels(page, GALLERY[0].truth.shape), palette[GALLERY[0].truth])
+  shape = GALLERY[0].truth.shape
+  np.testing.assert_array_equal(large_pixels(page, shape), coloured(GALLERY[0].truth))
   press(page, "6")
   page.wait_for("errsegReport.state().viewer.map === 'detail'")
   page.wait_for("document.querySelector('#viewer canvas').getAttribute('aria-label').startsWith('6 detail')")
-  np.testing.assert_array_equal(large_pixels(page, GALLERY[0].truth.shape), palette[GALLERY[0].detail])
+  np.testing.assert_array_equal(large_pixels(page, shape), coloured(GALLERY[0].detail))
   press(page, "ArrowRight", 39)
   page.wait_for(f"errsegReport.state().viewer.name === '{GALLERY[1].name}'")
   press(page, "ArrowRight", 39)  # there is no third one
@@ -316,6 +322,10 @@ def test_pages_of_500_images_open_at_once(page, tmp_path):
   print(f"500 images: shown after {took:.0f} ms")
   assert took < 6000
   assert page.evaluate("errsegReport.state().items.filter((item) => item.flagged !== null).length") < 20
+  listed = "document.querySelectorAll('article:not([hidden])').length"
+  assert page.evaluate(listed) == 24
+  page.evaluate("document.getElementById('more').click()")
+  assert page.evaluate(listed) == 48
 
 
 def test_the_console_stays_empty(page, report):
