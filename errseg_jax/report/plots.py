@@ -163,7 +163,7 @@ def image_accuracy(points: np.ndarray, scores: Mapping[str, float | None]) -> Pl
 
 @mpl.rc_context(RC)
 def class_gains(results: Mapping[str, Any], classes: Sequence[str]) -> Plot | None:
-  """A bar for each class: by how much correction changes its IoU; None where no class has one in both.
+  """A bar for each class: by how much correction changes its IoU; None where it changes none.
 
   Args:
     results: the content of results.json, with "fused".
@@ -171,9 +171,9 @@ def class_gains(results: Mapping[str, Any], classes: Sequence[str]) -> Plot | No
   """
   before, after = results["semantic"]["IoU"], results["fused"]["IoU"]
   known = [name for name in classes if before.get(name) is not None and after.get(name) is not None]
-  if not known:
-    return None
   gains = {name: after[name] - before[name] for name in sorted(known, key=lambda n: after[n] - before[n])}
+  if not any(abs(gain) >= 0.005 for gain in gains.values()):
+    return None
   figure, axes = _axes("change of the IoU by correction", "", (6.4, 1.0 + 0.2 * len(gains)))
   colours = [COLOURS[0] if gain >= 0 else COLOURS[1] for gain in gains.values()]
   axes.barh(range(len(gains)), list(gains.values()), color=colours, height=0.7)
