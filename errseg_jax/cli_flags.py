@@ -69,10 +69,11 @@ FLAG_HELP = {
 }
 SWITCHES = ("--json", "--classes", "--confidnet", "--oracle")
 WORDS = {
-  "predict": ("images", "image files or folders"),
-  "compare": ("workdirs", "folders of runs, two or more; differences are to the first"),
+  "predict": ("images", "+", "image files or folders"),
+  "report": ("workdirs", "*", "folders of runs, in place of --workdir; several stand side by side"),
+  "compare": ("workdirs", "+", "folders of runs, two or more; differences are to the first"),
 }
-"""What a command takes beside flags."""
+"""What a command takes beside flags: name, how many, meaning."""
 FLAG_DEFAULTS = {
   "--distributed": "auto",
   "--seeds": "3",

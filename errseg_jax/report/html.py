@@ -137,6 +137,28 @@ def render(template: str, **values: Any) -> str:
   return environment.get_template(template).render(style=style, **values)
 
 
+def gallery_values(
+  gallery: Sequence[GalleryItem], info: DatasetInfo, threshold: float | None
+) -> dict[str, Any]:
+  """What gallery.html.jinja and viewer.html.jinja need; the slider starts at `threshold`, or in the middle."""
+  start, ramp = 0.5 if threshold is None else threshold, plots.error_ramp()
+  return {
+    "script": markupsafe.Markup((_FOLDER / "report.js").read_text("utf-8")),
+    "info": info,
+    "gallery": [_figure(item) for item in gallery],
+    "reasons": {key: text for key, text in REASONS.items() if any(key in item.reasons for item in gallery)},
+    "views": VIEWS,
+    "threshold": start,
+    "ramp_stops": ["#{:02x}{:02x}{:02x}".format(*colour) for colour in ramp[::17]],
+    "data": {
+      "classes": info.classes,
+      "palette": info.palette,
+      "ramp": ramp.tolist(),
+      "threshold": start,
+    },
+  }
+
+
 def write_report(
   path: str | os.PathLike,
   results: Mapping,
@@ -162,31 +184,17 @@ def write_report(
     issues: the content of label_issues.json, where there is one.
   """
   chosen = results.get("chosen") or {}
-  threshold = chosen.get("threshold")
-  ramp = plots.error_ramp()
   html = render(
     "report.html.jinja",
-    script=markupsafe.Markup((_FOLDER / "report.js").read_text("utf-8")),
     results=results,
     chosen=chosen,
     image_size=(results.get("speed") or {}).get("image_size"),
     hardware=results.get("hardware"),
-    info=info,
     headline=tables.headline(results, curves.get("histograms") or {}),
     training=plots.training_curves(history),
-    gallery=[_figure(item) for item in gallery],
-    threshold=0.5 if threshold is None else threshold,
-    ramp_stops=["#{:02x}{:02x}{:02x}".format(*colour) for colour in ramp[::17]],
-    reasons={key: text for key, text in REASONS.items() if any(key in item.reasons for item in gallery)},
-    views=VIEWS,
     issues=tables.issue_table(issues) if issues else None,
-    data={
-      "classes": info.classes,
-      "palette": info.palette,
-      "ramp": ramp.tolist(),
-      "threshold": 0.5 if threshold is None else threshold,
-    },
     config=json.dumps(config, indent=2, default=str, ensure_ascii=False),
+    **gallery_values(gallery, info, chosen.get("threshold")),
     **_sections(results, curves, info),
   )
   write_atomically(pathlib.Path(path), html)

@@ -88,7 +88,8 @@ def _kind(difference: float | None) -> str:
   return "good" if difference > 0 else "bad"
 
 
-def _with_difference(value: float | None, reference: float | None) -> Cell:
+def with_difference(value: float | None, reference: float | None) -> Cell:
+  """A score, and how far it is from the reference."""
   difference = _difference(value, reference)
   return Cell(number(value), _signed(difference), _kind(difference))
 
@@ -173,7 +174,7 @@ def segmentation_table(results: Mapping) -> Table:
       rows.append((Cell(label), *(Cell(number(base[n])) for n in names)))
     elif scores:
       head = Cell(label, kind="best" if system == "fused" else "")
-      rows.append((head, *(_with_difference(scores.get(n), base[n]) for n in names)))
+      rows.append((head, *(with_difference(scores.get(n), base[n]) for n in names)))
   caption = "Scores in percent over all labelled pixels; behind them the difference to the network."
   return Table(caption, ("", *names), tuple(rows))
 
@@ -185,7 +186,7 @@ def class_table(results: Mapping, info: DatasetInfo) -> Table:
   rows = []
   for name, colour in zip(info.classes, info.palette, strict=True):
     head = Cell(name, swatch="#{:02x}{:02x}{:02x}".format(*colour))
-    others = (_with_difference(results[s]["IoU"].get(name), base.get(name)) for s in systems[1:])
+    others = (with_difference(results[s]["IoU"].get(name), base.get(name)) for s in systems[1:])
     rows.append((head, Cell(number(base.get(name))), *others))
   caption = "IoU in percent; – is a class that is neither in the truth nor predicted."
   return Table(caption, ("class", *(SYSTEMS[s] for s in systems)), tuple(rows))
@@ -236,7 +237,7 @@ def threshold_table(results: Mapping) -> Table:
     is_chosen = chosen is not None and abs(row["t"] - chosen) < 1e-9
     head = Cell(f"{row['t']:g}", "chosen" if is_chosen else "", "best" if is_chosen else "")
     scores = (Cell(number(row.get(n))) for n in ("IoU", "hard_recall"))
-    rows.append((head, *scores, _with_difference(row.get("mIoU"), results["semantic"]["mIoU"])))
+    rows.append((head, *scores, with_difference(row.get("mIoU"), results["semantic"]["mIoU"])))
   caption = (
     "A pixel is flagged where P(error) > t. IoU of the flagged with the wrong pixels, share of "
     "the confident errors that are flagged, and mIoU when flagged pixels take the detail label."
