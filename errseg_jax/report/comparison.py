@@ -20,6 +20,9 @@ from errseg_jax.report.html import gallery_values, render, write_atomically
 from errseg_jax.report.tables import Cell, Table, number, with_difference
 from errseg_jax.structs import DatasetInfo
 
+LOWER_IS_BETTER = ("FPR95", "ECE", "accuracy_mae")
+TURNED = {"good": "bad", "bad": "good"}
+
 
 def compare(workdirs: Sequence[pathlib.Path], configs: Sequence[ConfigDict], show: int) -> pathlib.Path:
   """Writes comparison.html into the first workdir.
@@ -86,25 +89,32 @@ def headline(runs: Sequence[Run], names: Sequence[str]) -> str:
   sentences = []
   for what, path in (("corrected labels", ("fused", "mIoU")), ("error maps", ("error", "AUPR_error"))):
     known = {n: v for n, run in zip(names, runs, strict=True) if (v := run.score(*path)) is not None}
-    if len(known) > 1:
-      best, *others = sorted(known, key=lambda name: -known[name])
-      lead = number(known[best] - known[others[0]])
-      sentences.append(
-        f"The best {what} are those of {best}: {path[1]} {number(known[best])}, {lead} before {others[0]}."
-      )
+    if len(known) < 2:
+      continue
+    best, second = sorted(known, key=lambda name: -known[name])[:2]
+    lead, score = known[best] - known[second], f"{path[1]} {number(known[best])}"
+    if lead < 0.005:
+      sentences.append(f"No run has the best {what}: {best} and {second} have {score}.")
+    else:
+      sentences.append(f"The best {what} are those of {best}: {score}, {number(lead)} before {second}.")
   return " ".join(sentences)
 
 
-def row(head: Cell, values: Sequence[float | None]) -> tuple[Cell, ...]:
+def row(head: Cell, values: Sequence[float | None], higher_is_better: bool = True) -> tuple[Cell, ...]:
   """Scores of the runs, with their difference to the first."""
-  return (head, Cell(number(values[0])), *(with_difference(value, values[0]) for value in values[1:]))
+  others = [with_difference(value, values[0]) for value in values[1:]]
+  if not higher_is_better:
+    others = [dataclasses.replace(cell, kind=TURNED.get(cell.kind, cell.kind)) for cell in others]
+  return (head, Cell(number(values[0])), *others)
 
 
 def score_table(runs: Sequence[Run], names: Sequence[str]) -> Table:
   """Scores that all or some of them have."""
-  scores = {name: [run.score(*path) for run in runs] for name, path in SCORES.items()}
+  scores = {name: (path[-1], [run.score(*path) for run in runs]) for name, path in SCORES.items()}
   rows = tuple(
-    row(Cell(name), values) for name, values in scores.items() if any(v is not None for v in values)
+    row(Cell(name), values, key not in LOWER_IS_BETTER)
+    for name, (key, values) in scores.items()
+    if any(value is not None for value in values)
   )
   return Table("Percent; behind it the difference to the first run.", ("", *names), rows)
 
