@@ -27,6 +27,7 @@ RUN = (
 )
 """In this order: what one leaves behind the next may use."""
 PARSED = {
+  "CONTRIBUTING.md": "make would install an environment; CI runs these targets",
   "docs/ablate.md": "CONFIG is the reader's; ablate is run by improve_my_network",
   "docs/cascade.md": "CONFIG is the reader's; tests/train/test_cascade.py trains and benches one",
   "docs/configs.md": "more runs of scenes_demo: train_the_papers_systems has one",
@@ -43,6 +44,7 @@ PARSED = {
   "docs/label_issues.md": "label-issues is run by find_bad_labels; the script wants CamVid",
   "docs/launching.md": "asks for a TPU's plan; tests/planning/test_plan.py",
   "docs/losses.md": "tests/test_pixel_loss_settings.py",
+  "docs/report.md": "evaluate and report are run by the README; tests/report makes pages of several runs",
   "docs/results.md": "CamVid, and hours",
   "docs/speed.md": "times of this machine; tests/bench",
   "docs/your_network.md": "the reader's network; tests/adapters",
