@@ -159,13 +159,5 @@ def test_keys_within_sentences_are_looked_up():
   assert not is_key("splits.chose")
 
 
-def test_extras_that_are_named_exist():
-  project = (ROOT / "pyproject.toml").read_text()
-  extras = set(re.findall(r"^(\w+) = \[", project[project.index("optional-dependencies]") :], re.MULTILINE))
-  for page in PAGES:
-    for names in re.findall(r"errseg-jax\[([\w,]+)\]", text_of(page)):
-      assert set(names.split(",")) <= extras, page
-
-
 def test_commands_print_as_they_stand():
   assert str(Command("README.md", ("make", "demo"))) == "README.md: make demo"

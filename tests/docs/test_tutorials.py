@@ -44,7 +44,7 @@ PARSED = {
   "docs/label_issues.md": "label-issues is run by find_bad_labels; the script wants CamVid",
   "docs/launching.md": "asks for a TPU's plan; tests/planning/test_plan.py",
   "docs/losses.md": "tests/test_pixel_loss_settings.py",
-  "docs/report.md": "evaluate and report are run by the README; tests/report makes pages of several runs",
+  "docs/report.md": "evaluate and report are run by the README; tests/test_compare.py puts runs side by side",
   "docs/results.md": "CamVid, and hours",
   "docs/speed.md": "times of this machine; tests/bench",
   "docs/your_network.md": "the reader's network; tests/adapters",
