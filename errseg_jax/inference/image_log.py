@@ -91,7 +91,7 @@ class Extremes:
 
   def arrays(self) -> dict[str, np.ndarray]:
     """ "names/REASON" [K] and `scores.REASON` float64 [K, 3]: accuracy, fused, expected; `of_arrays` reads them."""
-    out = {}
+    out: dict[str, np.ndarray] = {}
     for reason in REASONS:
       rows = self.first(reason)
       out[f"names.{reason}"] = np.array([row.name for row in rows], np.str_)

@@ -95,20 +95,25 @@ def make_gallery(
   return items
 
 
-def _item(network: TrainedNetwork, sample: Mapping, name: str, reasons: tuple[str, ...]) -> GalleryItem:
+def _item(
+  network: TrainedNetwork, sample: dict[str, Any], name: str, reasons: tuple[str, ...]
+) -> GalleryItem:
   out = network.predict(joined(sample)["image"])
+  labels, semantic, probability = (
+    np.asarray(x) for x in (out.labels, out.semantic_labels, out.error_probability)
+  )
   truth = sample["label"]
   valid = truth != IGNORE
   return GalleryItem(
     name,
     sample["image"],
     truth,
-    np.asarray(out.semantic_labels),
+    semantic,
     np.asarray(out.detail_labels),
-    np.asarray(out.error_probability),
-    _mean(out.semantic_labels == truth, valid),
-    _mean(out.labels == truth, valid),
-    _mean(1 - out.error_probability, valid),
+    probability,
+    _mean(semantic == truth, valid),
+    _mean(labels == truth, valid),
+    _mean(1 - probability, valid),
     reasons,
   )
 
