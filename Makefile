@@ -3,6 +3,7 @@
 # make coverage: the same, with the lines that no test runs; it takes a quarter longer.
 # make slow: the tests that `make test` leaves out, whole commands on more networks.
 # make proofs: what takes too long for every change: several processes, many kills, full disks; figures in the docs.
+# make dist: sdist and wheel into dist/, checked.
 # make parity: compare with the real PyTorch networks and with OpenCV, in an environment of its own.
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,7 @@ PARITY := .venv-parity
 DEMO ?= runs/demo
 SEED ?= 0
 
-.PHONY: demo test coverage slow proofs parity lint setup clean
+.PHONY: demo test coverage slow proofs parity lint dist setup clean
 
 setup: $(VENV)/.ready
 
@@ -55,5 +56,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+dist: setup
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) $(PARITY) runs .pytest_cache .ruff_cache .mypy_cache .coverage
+	rm -rf $(VENV) $(PARITY) runs build dist .pytest_cache .ruff_cache .mypy_cache .coverage
