@@ -6,6 +6,7 @@ OWN_FLAGS = {
   "predict": {"--workdir", "--output", "--distributed"},
   "report": {"--workdir"},
   "label-issues": {"--workdir", "--split", "--top", "--out", "--by"},
+  "compare": {"--classes", "--json"},
   "confusion": {"--workdir", "--split", "--json"},
   "tune": {"--workdir"},
   "ablate": {"--distributed", "--config", "--workdir", "--rows", "--seeds"},
@@ -62,7 +63,13 @@ FLAG_HELP = {
   "JAX_NUM_PROCESSES and JAX_PROCESS_ID, SLURM, Open MPI or a TPU slice tell of; off: alone",
   "--devices": "v5e-64, v4-8, h100x8, ...: what to plan for; cpu: this machine",
   "--price": "of one device for an hour, in any currency",
+  "--classes": "the IoU of each class, too",
   "--json": "print one JSON object in place of a table",
 }
-SWITCHES = ("--json", "--confidnet", "--oracle")
+SWITCHES = ("--json", "--classes", "--confidnet", "--oracle")
+WORDS = {
+  "predict": ("images", "image files or folders"),
+  "compare": ("workdirs", "folders of runs, two or more; differences are to the first"),
+}
+"""What a command takes beside flags."""
 FLAG_DEFAULTS = {"--distributed": "auto", "--seeds": "3", "--shards": "16", "--top": "100", "--stride": "4"}

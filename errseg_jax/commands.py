@@ -95,6 +95,16 @@ def confusion(args: argparse.Namespace) -> int:
   return 0
 
 
+def compare(args: argparse.Namespace) -> int:
+  """Config keys that differ between runs, and their scores side by side."""
+  if args.overrides:
+    raise UserError(f"errseg compare reads runs as they are: leave out {args.overrides[0]}")
+  from errseg_jax.compare import compare as run
+
+  run([pathlib.Path(folder) for folder in args.workdirs], args.classes, args.json)
+  return 0
+
+
 def tune(args: argparse.Namespace) -> int:
   """Fit weights of views and choose settings of the CRF, on unseen images; evaluate and predict then use them."""
   config = workdir_config(args)
@@ -280,6 +290,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
   "predict": predict,
   "report": report,
   "label-issues": label_issues,
+  "compare": compare,
   "confusion": confusion,
   "tune": tune,
   "ablate": ablate,

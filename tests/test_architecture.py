@@ -32,6 +32,7 @@ ORDER = (
   "predict",
   "submit",
   "evaluate",
+  "compare",
   "tune",
   "bench",
   "planning",
