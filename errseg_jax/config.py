@@ -188,6 +188,8 @@ def default_config() -> ConfigDict:
 
   config.train = ConfigDict()
   config.train.log_every = 50  # steps
+  config.train.log_images = 4  # of the choose split, of one size, drawn whenever it is scored; 0: none
+  config.train.wandb = ""  # project on Weights & Biases (extra `wandb`) that scalars and images go to as well
   # Devices that share one copy of wide layers (hundreds of millions of numbers); the batch is split over the others.
   config.train.model_devices = 1
   # The backward pass computes what lies between convolutions again: less memory, more time.

@@ -22,6 +22,7 @@ OPTIONAL = {
   "onnxruntime": "scores of ONNX networks by `errseg data extract`",
   "h5py": "to convert Keras .h5 files",
   "tensorboard": "to look at the event files",
+  "wandb": "runs on Weights & Biases (config.train.wandb)",
 }
 
 

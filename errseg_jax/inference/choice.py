@@ -62,6 +62,16 @@ class Choice:
       "gate": jnp.array(self.gate or (0.0,) * 6, jnp.float32),
     }
 
+  def scores(self) -> dict[str, float]:
+    """On the images that it was chosen on, percent: mIoU of what was chosen and of the frozen labels, ECE of P_ep."""
+    name = f"mask@{self.threshold:g}" if self.fusion == "mask" else self.fusion
+    found = {
+      "mIoU": self.candidates.get(name),
+      "network_mIoU": self.candidates.get("semantic"),
+      "ECE": self.calibration.get("after"),
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
   def save(self, workdir: pathlib.Path) -> None:
     """Writes choice.json, whole or not at all."""
     path = pathlib.Path(workdir) / "choice.json"

@@ -37,6 +37,22 @@ def precision_recall_curve(hist: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
   return 100 * recall[keep], 100 * precision[keep], threshold[keep]
 
 
+def flagged_counts(hist: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, ...]:
+  """Pixels flagged as errors or not, by whether they are, where P(error) >= t; it acts on bin centres.
+
+  Args:
+    hist: integer [2, 4096], row 0 correct, row 1 wrong.
+    thresholds: [K], ascending, 0..1.
+
+  Returns:
+    true positives, false positives, true negatives, false negatives, int64 [K] each.
+  """
+  correct, wrong = np.asarray(hist, np.int64)
+  first = np.searchsorted(special.expit(errors.BIN_CENTRES), thresholds, side="left")
+  below = [np.concatenate([[0], np.cumsum(row)])[first] for row in (correct, wrong)]
+  return wrong.sum() - below[1], correct.sum() - below[0], below[0], below[1]
+
+
 def risk_coverage_curve(hist: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Error rate of the pixels kept against the share kept, the most confident first.
 
