@@ -9,6 +9,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from errseg_jax.errors import UserError
 from errseg_jax.metrics.calibration import Calibration, calibrated
@@ -52,7 +53,7 @@ class Choice:
   calibration: dict[str, float | None] = dataclasses.field(default_factory=dict)
   halves: tuple[Choice, ...] = ()
 
-  def arrays(self) -> dict[str, jax.Array]:
+  def arrays(self) -> dict[str, Float[Array, "..."]]:
     """The numbers, as arguments of a jitted function: another choice does not recompile it."""
     return {
       "threshold": jnp.float32(self.threshold),
@@ -102,7 +103,9 @@ class Choice:
       raise UserError(f"{path} is damaged: remove it and run `errseg train` again") from None
 
 
-def rebalanced(outputs: Outputs, weights: tuple[float, ...], choice: dict[str, jax.Array]) -> Outputs:
+def rebalanced(
+  outputs: Outputs, weights: tuple[float, ...], choice: dict[str, Float[Array, "..."]]
+) -> Outputs:
   """Outputs with the detail logits that label pixels under a choice.
 
   Args:
@@ -115,7 +118,9 @@ def rebalanced(outputs: Outputs, weights: tuple[float, ...], choice: dict[str, j
   return dataclasses.replace(outputs, detail=unweighted(outputs.detail, weights, choice["unweight"]))
 
 
-def fused_probabilities(outputs: Outputs, fusion: str, choice: dict[str, jax.Array]) -> jax.Array:
+def fused_probabilities(
+  outputs: Outputs, fusion: str, choice: dict[str, Float[Array, "..."]]
+) -> Float[Array, "B H W C"]:
   """P_f [B, H, W, C] of `rebalanced` outputs under a choice."""
   if fusion == "semantic" or outputs.detail is None:
     return jax.nn.softmax(outputs.semantic)
