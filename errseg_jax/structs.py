@@ -68,7 +68,7 @@ class Features:
   """
 
   logits: Float[Array, "B h w C"]
-  low: tuple[Float[Array, "B h_i w_i C_i"], ...] = ()
+  low: tuple[Float[Array, "B _h_i _w_i _C_i"], ...] = ()
   high: Float[Array, "B h_high w_high C_high"] | None = None
   strides: tuple[int, ...] = struct.field(pytree_node=False, default=())
   auxiliary: Float[Array, "B h_aux w_aux C"] | None = None

@@ -129,11 +129,11 @@ class Labels:
     confidence: float32, largest fused probability.
   """
 
-  labels: UInt8[Array, "B H W"]
-  semantic_labels: UInt8[Array, "B H W"]
-  detail_labels: UInt8[Array, "B H W"]
-  error_probability: Float[Array, "B H W"]
-  confidence: Float[Array, "B H W"]
+  labels: UInt8[Array, "*B H W"]
+  semantic_labels: UInt8[Array, "*B H W"]
+  detail_labels: UInt8[Array, "*B H W"]
+  error_probability: Float[Array, "*B H W"]
+  confidence: Float[Array, "*B H W"]
 
 
 def label_counts(label: UInt8[Array, "B H W"], num_classes: int) -> Float[Array, "B C"]:
