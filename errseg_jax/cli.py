@@ -41,8 +41,8 @@ def parse(name: str, words: Sequence[str]) -> argparse.Namespace:
         flag, default=FLAG_DEFAULTS.get(flag, ""), help=FLAG_HELP[flag], metavar=flag[2:].upper()
       )
   if name in WORDS:
-    word, meaning = WORDS[name]
-    parser.add_argument(word, nargs="+", help=meaning)
+    word, count, meaning = WORDS[name]
+    parser.add_argument(word, nargs=count, help=meaning)
   overrides = [w for w in words if w.startswith("--config.")]
   args, unknown = parser.parse_known_args([w for w in words if not w.startswith("--config.")])
   if unknown:

@@ -63,12 +63,20 @@ def predict(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace) -> int:
-  """Write report.html, one file without network, of an evaluated workdir."""
-  config = workdir_config(args)
-  prepare(config)
-  from errseg_jax.report.collect import report as run
+  """Write report.html, one file without network, of an evaluated workdir; of several comparison.html, side by side."""
+  folders = [pathlib.Path(folder) for folder in args.workdirs]
+  if args.workdir and folders:
+    raise UserError("errseg report: name the workdirs in one way, as `errseg report W` or with --workdir=W")
+  folders = folders or [workdir(args)]
+  if len({folder.resolve() for folder in folders}) < len(folders):
+    raise UserError("errseg report: one of the workdirs is named twice")
+  configs = [config_of(folder, args.overrides) for folder in folders]
+  prepare(configs[0])
+  from errseg_jax.report.collect import report as single
+  from errseg_jax.report.comparison import compare as several
 
-  print(run(config, workdir(args)))
+  show = whole(args, "show")
+  print(single(configs[0], folders[0], show) if len(folders) == 1 else several(folders, configs, show))
   return 0
 
 
@@ -333,10 +341,15 @@ def required_config(args: argparse.Namespace) -> ConfigDict:
 
 def workdir_config(args: argparse.Namespace) -> ConfigDict:
   """The config that a workdir was trained with, with overrides of this call."""
+  return config_of(workdir(args), args.overrides)
+
+
+def config_of(folder: pathlib.Path, overrides: list[str]) -> ConfigDict:
+  """The config of a workdir with overrides."""
   from errseg_jax.config_flags import override
   from errseg_jax.train.workdir import load_config
 
-  return override(load_config(workdir(args)), args.overrides)
+  return override(load_config(folder), overrides)
 
 
 def prepare(config: ConfigDict, distributed: str = "off") -> None:

@@ -225,6 +225,26 @@ def threshold_scores(
   return {"t": float(t), **mask_scores(np.stack([rows[:first].sum(0), rows[first:].sum(0)]))}
 
 
+def recall_at(hist: Integer[np.ndarray, "2 bins"], share: float) -> float | None:
+  """Percent of the wrong pixels among the `share` percent of all pixels with the highest score.
+
+  Within the bin at the border, pixels count evenly.
+
+  Args:
+    hist: integer [2, 4096], row 0 correct, row 1 wrong.
+    share: percent of the pixels, 0..100.
+
+  Returns:
+    None without a wrong pixel.
+  """
+  correct, wrong = np.asarray(hist, np.float64)[:, ::-1]
+  if not wrong.sum():
+    return None
+  seen = np.concatenate([[0.0], np.cumsum(correct + wrong)])
+  found = np.concatenate([[0.0], np.cumsum(wrong)])
+  return 100 * float(np.interp(share / 100 * seen[-1], seen, found)) / float(found[-1])
+
+
 def mask_counts(
   mask: Bool[Array, "*pixels"],
   is_error: Bool[Array, "*pixels"],

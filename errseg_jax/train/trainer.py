@@ -32,7 +32,7 @@ from errseg_jax.train.cache import cache_of, check_network
 from errseg_jax.train.checkpoints import StageCheckpoints
 from errseg_jax.train.confusion import ConfusionInput, check_confusion, with_groups
 from errseg_jax.train.initialise import initial_variables
-from errseg_jax.train.loop import Loop, StopSignal
+from errseg_jax.train.loop import Loop, NotFinite, StopSignal
 from errseg_jax.train.optim import make_optimizer
 from errseg_jax.train.pictures import Album
 from errseg_jax.train.score import StageScore
@@ -236,7 +236,11 @@ class Trainer:
       loop = self.make_loop(stage, tx, frozen, checkpoints, writer, stop)
       loop.confusion = self.confusion_input(stage, variables, frozen, progress)
       in_turn = [merge(frozen, network) for network in networks] or [frozen]
-      loop.run(state, in_turn, progress["pending"])
+      try:
+        loop.run(state, in_turn, progress["pending"])
+      except (UserError, NotFinite):
+        checkpoints.finish()
+        raise
     result = checkpoints.result(trained)
     checkpoints.close()
     return result, fresh

@@ -33,6 +33,7 @@ class Page:
     self._read, self._write = os.fdopen(read_fd, "rb"), os.fdopen(write_fd, "wb")
     self._ids = itertools.count(1)
     self._session: dict[str, str] = {}
+    self.events: list[dict] = []
     target = self.send("Target.createTarget", url="about:blank")["targetId"]
     attached = self.send("Target.attachToTarget", targetId=target, flatten=True)
     self._session = {"sessionId": attached["sessionId"]}
@@ -50,7 +51,7 @@ class Page:
     self._write.write(json.dumps(command).encode() + b"\0")
     self._write.flush()
     while (answer := self._receive()).get("id") != command["id"]:
-      pass
+      self.events.append(answer)
     assert "error" not in answer, answer
     return answer["result"]
 
