@@ -302,6 +302,7 @@ def runlocal(config: ConfigDict) -> ConfigDict:
     config.order = ("semantic", *(name for name in config.order if name != "semantic"))
   config.transform.crop_size = (65, 65)
   config.loader.threads = 1
+  config.train.log_images = 0  # another program to compile for each stage
   config.error_branch.features = 8
   config.detail_branch.features = 8 if config.detail_branch.name == "pyramid" else (8, 8, 8)
   config.subnets.features = 8
