@@ -47,7 +47,7 @@ def test_every_extra_that_is_told_of_exists():
   for path in [
     ROOT / "README.md",
     ROOT / "Makefile",
-    *ROOT.glob("docs/*.md"),
+    *ROOT.glob("docs/**/*.md"),
     *ROOT.glob("launch/*"),
     *PACKAGE.rglob("*.py"),
   ]:
