@@ -188,6 +188,8 @@ def default_config() -> ConfigDict:
 
   config.train = ConfigDict()
   config.train.log_every = 50  # steps
+  config.train.log_images = 4  # of the choose split, of one size, drawn whenever it is scored; 0: none
+  config.train.wandb = ""  # project on Weights & Biases (extra `wandb`) that scalars and images go to as well
   # Devices that share one copy of wide layers (hundreds of millions of numbers); the batch is split over the others.
   config.train.model_devices = 1
   # The backward pass computes what lies between convolutions again: less memory, more time.
@@ -300,6 +302,7 @@ def runlocal(config: ConfigDict) -> ConfigDict:
     config.order = ("semantic", *(name for name in config.order if name != "semantic"))
   config.transform.crop_size = (65, 65)
   config.loader.threads = 1
+  config.train.log_images = 0  # another program to compile for each stage
   config.error_branch.features = 8
   config.detail_branch.features = 8 if config.detail_branch.name == "pyramid" else (8, 8, 8)
   config.subnets.features = 8

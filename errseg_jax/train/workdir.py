@@ -19,6 +19,8 @@ FREE = (
   "platform",
   "num_devices",
   "train.model_devices",
+  "train.log_images",
+  "train.wandb",
   "loader.threads",
   "loader.shards",
   "data.root",
