@@ -5,6 +5,7 @@ OWN_FLAGS = {
   "evaluate": {"--workdir", "--distributed", "--split", "--scores", "--confidnet", "--oracle"},
   "predict": {"--workdir", "--output", "--distributed"},
   "report": {"--workdir"},
+  "serve": {"--workdir", "--host", "--port", "--limit", "--megapixels"},
   "label-issues": {"--workdir", "--split", "--top", "--out", "--by"},
   "confusion": {"--workdir", "--split", "--json"},
   "tune": {"--workdir"},
@@ -62,7 +63,21 @@ FLAG_HELP = {
   "JAX_NUM_PROCESSES and JAX_PROCESS_ID, SLURM, Open MPI or a TPU slice tell of; off: alone",
   "--devices": "v5e-64, v4-8, h100x8, ...: what to plan for; cpu: this machine",
   "--price": "of one device for an hour, in any currency",
+  "--host": "address to listen on; by default 127.0.0.1, which only this machine reaches",
+  "--port": "by default 8000; 0 takes a free one",
+  "--limit": "MB that an uploaded file may have; by default 20",
+  "--megapixels": "that an uploaded image may have; by default 4",
   "--json": "print one JSON object in place of a table",
 }
 SWITCHES = ("--json", "--confidnet", "--oracle")
-FLAG_DEFAULTS = {"--distributed": "auto", "--seeds": "3", "--shards": "16", "--top": "100", "--stride": "4"}
+FLAG_DEFAULTS = {
+  "--distributed": "auto",
+  "--seeds": "3",
+  "--shards": "16",
+  "--top": "100",
+  "--stride": "4",
+  "--host": "127.0.0.1",
+  "--port": "8000",
+  "--limit": "20",
+  "--megapixels": "4",
+}

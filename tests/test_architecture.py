@@ -36,6 +36,7 @@ ORDER = (
   "bench",
   "planning",
   "report",
+  "serve",
   "label_issues",
   "confusion",
   "ablation",
