@@ -268,7 +268,8 @@ async function exchange(blob, name, signal, quietly) {
   const { blob: body, height, width } = await prepared(blob);
   if (height) {
     const { compiled } = await asked(`size?height=${height}&width=${width}`, { signal }).then(refuseUnless).then((r) => r.json());
-    if (!quietly) say(compiled ? `Labelling ${name} …` : `Compiling for ${width} × ${height}, once for this size …`);
+    if (!compiled) say(`Compiling for ${width} × ${height}, once for this size …`);
+    else if (!quietly) say(`Labelling ${name} …`);
   } else {
     say(`Labelling ${name} …`);
   }
@@ -291,10 +292,10 @@ async function send(blob, name, quietly = false) {
   last = { blob, name };
   fail("");
   if (!quietly) say(`Reading ${name} …`);
-  document.body.classList.add("busy");
+  document.body.classList.toggle("busy", !quietly);
   try {
     const time = await exchange(blob, name, own.signal, quietly);
-    say(quietly ? `${(1000 / time).toFixed(1)} frames a second` : "");
+    say(quietly ? `${(1000 / time).toFixed(1)} frames a second` : `Answered in ${time.toFixed(0)} ms.`);
     return true;
   } catch (error) {
     if (own.signal.aborted) return false;
@@ -309,14 +310,15 @@ async function send(blob, name, quietly = false) {
 }
 
 async function sendFile(files) {
-  const [file] = files;
+  const [file, ...others] = files;
   if (!file) {
     fail("What was dropped is no file: save the image first, and drop that.");
     return;
   }
   try {
     // A folder fails here; and a file that changes later is sent as it was.
-    await send(new Blob([await file.arrayBuffer()], { type: file.type }), file.name);
+    const sent = await send(new Blob([await file.arrayBuffer()], { type: file.type }), file.name);
+    if (sent && others.length) say(`One image at a time: ${file.name} was taken, ${others.length} more left out.`);
   } catch {
     fail(`${file.name} cannot be read: is it a folder?`);
   }

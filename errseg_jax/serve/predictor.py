@@ -61,7 +61,7 @@ def pack(image: np.ndarray, out: Prediction, compiled: bool) -> bytes:
   }
   head = json.dumps(told).encode()
   picture = io.BytesIO()
-  Image.fromarray(image).save(picture, "JPEG", quality=92)
+  Image.fromarray(image).save(picture, "JPEG", quality=92, subsampling=0)
   maps = [np.ascontiguousarray(plane, np.uint8).tobytes() for plane in planes]
   return b"".join((struct.pack("<I", len(head)), head, *maps, picture.getvalue()))
 
