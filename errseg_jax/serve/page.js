@@ -162,7 +162,7 @@ function say(text) {
 
 function fail(line, shrinkable = false) {
   say("");
-  at("error").hidden = !line;
+  at("error").hidden = false;
   at("error").querySelector("p").textContent = line;
   at("shrink").hidden = !shrinkable;
 }
@@ -243,6 +243,7 @@ async function unpacked(response) {
 function present(name, answer, times, quietly) {
   shown = { ...answer, name };
   at("name").textContent = name;
+  if (!quietly) at("probe").textContent = "Point at a pixel to read it.";
   at("headline").textContent =
     `${answer.width} × ${answer.height} pixels; expected accuracy of the network's labels ` +
     `${percent(answer.expected_accuracy)}, from ${run.score} alone.`;
@@ -290,7 +291,7 @@ async function send(blob, name, quietly = false) {
   const own = new AbortController();
   sending = own;
   last = { blob, name };
-  fail("");
+  at("error").hidden = true;
   if (!quietly) say(`Reading ${name} …`);
   document.body.classList.toggle("busy", !quietly);
   try {
@@ -366,7 +367,7 @@ for (const button of document.querySelectorAll("#examples button")) {
 const camera = new Camera(at("video"));
 at("camera").addEventListener("click", async () => {
   if (camera.on) return;
-  fail("");
+  at("error").hidden = true;
   try {
     await camera.start();
     at("live").hidden = false;

@@ -57,6 +57,7 @@ def make_server(app: Starlette) -> uvicorn.Server:
       http="h11",
       ws="none",
       lifespan="off",
+      log_config=None,  # the command has set up logging
       log_level="warning",
       access_log=False,
       server_header=False,

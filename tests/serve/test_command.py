@@ -7,9 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 
 import pytest
+from starlette.applications import Starlette
 
 from errseg_jax.cli import main
 from errseg_jax.serve import server as server_module
@@ -24,8 +26,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_it_says_where_it_serves_and_ends_with_status_0(trained, how):
+def test_it_says_where_it_serves_and_ends_with_status_0(trained):
   words = ["serve", f"--workdir={trained}", "--port=0", "--config.num_devices=1"]
   process = subprocess.Popen(
     [sys.executable, "-c", CODE, *words],
@@ -41,7 +42,7 @@ def test_it_says_where_it_serves_and_ends_with_status_0(trained, how):
     assert found[1] == str(trained)
     with urllib.request.urlopen(f"{found[2]}/healthz") as answer:
       assert json.load(answer) == {"status": "ok"}
-    process.send_signal(how)
+    process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=20)
   finally:
     process.kill()
@@ -49,6 +50,19 @@ def test_it_says_where_it_serves_and_ends_with_status_0(trained, how):
   assert out == ""
   assert "Traceback" not in err
   assert "healthz" not in err
+
+
+def test_ctrl_c_ends_it_with_status_0(trained, monkeypatch, capsys):
+  def ready(*_):
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    return Starlette()
+
+  monkeypatch.setattr("errseg_jax.commands.prepare", lambda config: None)
+  monkeypatch.setattr(server_module, "ready", ready)
+  before = signal.getsignal(signal.SIGINT)
+  assert main(["serve", f"--workdir={trained}", "--port=0"]) == 0
+  assert signal.getsignal(signal.SIGINT) is before
+  assert capsys.readouterr().out.startswith("serving ")
 
 
 def refused(capsys, *words):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from errseg_jax import assemble
 from tests.serve.conftest import HOST
 
 SHOTS = os.environ.get("SCREENSHOTS")  # a folder to look at them
@@ -25,8 +26,6 @@ def opened(page, port):
 
 @pytest.fixture
 def photo(network):
-  from errseg_jax import assemble
-
   source = assemble.dataset(network.config).source("val")
   return source.images[0], source[0]["image"]
 
@@ -56,9 +55,10 @@ def stage(page):
   """The pixels on the canvas, [H, W, 3]."""
   values = page.evaluate(
     """(() => {
-      const canvas = document.getElementById("stage");
-      const all = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-      return [canvas.height, canvas.width, Array.from(all.data)];
+      const { width, height } = document.getElementById("stage");
+      const copy = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+      copy.drawImage(document.getElementById("stage"), 0, 0);
+      return [height, width, Array.from(copy.getImageData(0, 0, width, height).data)];
     })()"""
   )
   return np.array(values[2]).reshape(values[0], values[1], 4)[..., :3]
@@ -143,7 +143,7 @@ def test_a_pixel_is_read_and_labels_lie_over_the_image(opened, network, photo):
   out, names = network.predict(image), network.info.classes
   box = opened.evaluate(
     """(() => {
-      document.getElementById("stage").scrollIntoView();
+      document.getElementById("stage").scrollIntoView({ behavior: "instant" });
       const { x, y, width, height } = document.getElementById("stage").getBoundingClientRect();
       return [x, y, width, height];
     })()"""
