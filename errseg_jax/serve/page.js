@@ -198,7 +198,7 @@ async function prepared(blob) {
   if (bitmap && longest && Math.max(bitmap.width, bitmap.height) > longest) return shrunk(bitmap, longest);
   if (!bitmap && longest) say("This browser cannot read the file to shrink it: it is sent as it is.");
   if (blob.size > run.megabytes * 1e6) {
-    throw new Refusal(`The file has ${(blob.size / 1e6).toFixed(1)} MB; the limit is ${run.megabytes} MB.`, bitmap !== null);
+    throw new Refusal(`the file has ${(blob.size / 1e6).toFixed(1)} MB; the limit is ${run.megabytes} MB`, bitmap !== null);
   }
   return { blob, height: bitmap?.height ?? 0, width: bitmap?.width ?? 0 };
 }
@@ -208,14 +208,14 @@ async function asked(address, options) {
     return await fetch(address, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refusal("The server does not answer: is `errseg serve` still running?", false);
+    throw new Refusal("the server does not answer: is `errseg serve` still running?", false);
   }
 }
 
 async function refuseUnless(response) {
   if (response.ok) return response;
   const line = await response.json().then(({ error }) => error, () => `status ${response.status}`);
-  throw new Refusal(line[0].toUpperCase() + line.slice(1), response.status === 413);
+  throw new Refusal(line, response.status === 413);
 }
 
 async function pixelsOf(jpeg, height, width) {
@@ -300,7 +300,8 @@ async function send(blob, name, quietly = false) {
     return true;
   } catch (error) {
     if (own.signal.aborted) return false;
-    fail(error instanceof Refusal ? error.message : `The answer cannot be shown: ${error.message}`, error.shrinkable);
+    const line = error instanceof Refusal ? error.message : `the answer cannot be shown: ${error.message}`;
+    fail(`${name}: ${line}`, error.shrinkable);
     return false;
   } finally {
     if (sending === own) {
@@ -359,7 +360,7 @@ for (const button of document.querySelectorAll("#examples button")) {
       const response = await asked(`examples/${button.dataset.index}`, {}).then(refuseUnless);
       await send(await response.blob(), button.dataset.name);
     } catch (error) {
-      fail(error.message);
+      fail(`${button.dataset.name}: ${error.message}`);
     }
   });
 }

@@ -25,6 +25,13 @@ from errseg_jax.serve.uploads import Limits, read_upload
 from errseg_jax.train.restore import load
 
 
+def taken(host: str, port: int, error: OSError) -> UserError:
+  """What to say where an address cannot be listened on."""
+  why = (error.strerror or str(error)).lower()
+  another = f"name another port, as --port={port % 65535 + 1}, or another host"
+  return UserError(f"--host={host} --port={port}: {why}; {another}")
+
+
 def bound(host: str, port: int) -> socket.socket:
   """A socket at an address; it does not listen yet.
 
@@ -41,10 +48,7 @@ def bound(host: str, port: int) -> socket.socket:
     found.bind(address)
   except OSError as error:
     found.close()
-    why = (error.strerror or str(error)).lower()
-    raise UserError(
-      f"--host={host} --port={port}: {why}; name another port, as --port={port % 65535 + 1}, or another host"
-    ) from None
+    raise taken(host, port, error) from None
   return found
 
 
@@ -119,7 +123,10 @@ def serve(config: ConfigDict, workdir: pathlib.Path, host: str, port: int, limit
       print(f"errseg: warning: {line}", file=sys.stderr)
     name = f"[{host}]" if ":" in host else host
     with _ended_by_signals():
-      listener.listen()  # from here on a browser waits, and is not refused
+      try:
+        listener.listen()  # from here on a browser waits, and is not refused
+      except OSError as error:  # another took the port while the run was loaded
+        raise taken(host, port, error) from None
       where = f"http://{name}:{listener.getsockname()[1]}"
       print(f"serving {workdir} on {where} (Ctrl-C ends it)", flush=True)
       server.run(sockets=[listener])

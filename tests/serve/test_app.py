@@ -172,7 +172,7 @@ def test_few_may_wait_and_one_at_a_time_is_predicted():
     ]
     for thread in threads:
       thread.start()
-    time.sleep(0.5)
+    time.sleep(1.5)
     refused = said(port, post(PNG))
     slow.let.set()
     for thread in threads:
@@ -190,10 +190,11 @@ def test_who_has_gone_is_not_answered():
   with listening(make_app(slow, "", [], HOST)) as port:
     first = threading.Thread(target=said, args=(port, post(PNG)))
     first.start()
-    time.sleep(0.2)
+    while slow.count == 0:
+      time.sleep(0.01)
     with socket.create_connection((HOST, port)) as gone:
       gone.sendall(post(PNG))
-    time.sleep(0.2)
+    time.sleep(0.5)
     slow.let.set()
     first.join()
     assert status(said(port, post(PNG))) == 200

@@ -88,6 +88,21 @@ def test_a_taken_port_names_another(quick, trained, capsys):
   assert re.search(r"as --port=\d+", line)
 
 
+def test_a_port_that_is_taken_while_the_run_is_loaded_is_said_too(trained, monkeypatch, capsys):
+  others = []
+
+  def ready(config, workdir, host, limits):
+    others.append(socket.create_server((host, port)))
+
+  with socket.create_server(("127.0.0.1", 0)) as free:
+    port = free.getsockname()[1]
+  monkeypatch.setattr("errseg_jax.commands.prepare", lambda config: None)
+  monkeypatch.setattr(server_module, "ready", ready)
+  monkeypatch.setattr(server_module, "make_server", lambda app: None)
+  assert "in use" in refused(capsys, f"--workdir={trained}", f"--port={port}")
+  others[0].close()
+
+
 @pytest.mark.parametrize(
   ("flag", "words"),
   [

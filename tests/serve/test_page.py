@@ -169,7 +169,7 @@ def test_errors_are_shown_and_the_next_image_clears_them(opened, photo, tmp_path
   (tmp_path / "notes.txt").write_text("hello")
   drop(opened, tmp_path / "notes.txt")
   opened.wait_for("errsegPage.state().error")
-  assert state(opened)["error"].startswith("This is no image")
+  assert state(opened)["error"].startswith("notes.txt: this is no image")
   assert state(opened)["shown"] is None
   assert not opened.evaluate("document.getElementById('shrink').checkVisibility()")
   dropped(opened, photo[0])
@@ -194,7 +194,7 @@ def test_a_file_over_the_limit_is_not_even_sent(opened, tmp_path):
   (tmp_path / "large.png").write_bytes(bytes(1_100_000))
   drop(opened, tmp_path / "large.png")
   opened.wait_for("errsegPage.state().error")
-  assert state(opened)["error"] == "The file has 1.1 MB; the limit is 1 MB."
+  assert state(opened)["error"] == "large.png: the file has 1.1 MB; the limit is 1 MB"
   silent(opened)
 
 
