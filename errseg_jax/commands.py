@@ -80,6 +80,20 @@ def report(args: argparse.Namespace) -> int:
   return 0
 
 
+def serve(args: argparse.Namespace) -> int:
+  """Serve a page on this machine that labels the images dropped on it, until Ctrl-C."""
+  config = workdir_config(args)
+  port, megabytes, megapixels = (whole(args, flag) for flag in ("port", "limit", "megapixels"))
+  if port > 65535 or not megabytes or not megapixels:
+    raise UserError("--port is at most 65535, --limit and --megapixels are above 0")
+  prepare(config)
+  from errseg_jax.serve.server import serve as run
+  from errseg_jax.serve.uploads import Limits
+
+  run(config, workdir(args), args.host, port, Limits(megabytes, megapixels))
+  return 0
+
+
 def label_issues(args: argparse.Namespace) -> int:
   """Rank images and regions whose annotation the network contradicts: CSV, JSON and a page of crops."""
   config = workdir_config(args)
@@ -297,6 +311,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
   "evaluate": evaluate,
   "predict": predict,
   "report": report,
+  "serve": serve,
   "label-issues": label_issues,
   "compare": compare,
   "confusion": confusion,

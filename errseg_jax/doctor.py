@@ -13,7 +13,7 @@ from rich.table import Table
 NEEDED = (
   *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "ml_collections"),
   *("clu", "numpy", "scipy", "opencv-python-headless", "pillow", "matplotlib", "jinja2", "rich"),
-  *("tensorboardX", "safetensors", "array-record", "tifffile", "jaxtyping"),
+  *("tensorboardX", "safetensors", "array-record", "tifffile", "jaxtyping", "starlette", "uvicorn"),
 )
 OPTIONAL = {
   "torch": "to convert .pth and .pt files",

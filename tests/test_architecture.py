@@ -37,6 +37,7 @@ ORDER = (
   "bench",
   "planning",
   "report",
+  "serve",
   "label_issues",
   "confusion",
   "ablation",

@@ -36,6 +36,8 @@ VIEWS = {
   "detail": "detail branch",
   "fused": "corrected at t",
 }
+STYLE = _FOLDER / "report.css"
+"""Of all pages."""
 
 
 def data_uri(array: np.ndarray, kind: str, **options) -> str:
@@ -124,16 +126,16 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
     raise
 
 
-def render(template: str, **values: Any) -> str:
-  """A page of this folder, in the one style of all pages; every value is escaped."""
+def render(template: str, folder: pathlib.Path = _FOLDER, **values: Any) -> str:
+  """A page of a folder, which may show `style`, the one style of all pages; every value is escaped."""
   environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(_FOLDER),
+    loader=jinja2.FileSystemLoader(folder),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  style = markupsafe.Markup((_FOLDER / "report.css").read_text("utf-8"))
+  style = markupsafe.Markup(STYLE.read_text("utf-8"))
   return environment.get_template(template).render(style=style, **values)
 
 
