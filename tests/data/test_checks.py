@@ -233,7 +233,7 @@ def test_threads_find_the_same_in_the_same_order(tmp_path):
   np.testing.assert_array_equal(one.together, many.together)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_forty_faults_among_ten_thousand_pairs(tmp_path, capsys):
   _make_set(tmp_path, 9000, 1000)
   kinds, planted = list(FAULTY), []

@@ -82,7 +82,7 @@ def resident():
   return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("sharded", [False, True])
 def test_memory_does_not_grow_over_100_000_samples(tmp_path, capsys, sharded):
   """JPEG and PNG files, or shards of them, decoded and augmented again and again."""

@@ -213,7 +213,7 @@ def memory(kind):
   return int(kib) / 2**20
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_large_image_of_many_classes_takes_bounded_memory():
   """8192 x 8192 pixels, 21 classes; all scores at once would take 5.6 GB for each of semantic and detail."""
   net = trained(21, tiles=Tiles(8, 256, 32))
