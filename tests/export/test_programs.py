@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from errseg_jax import assemble
 from errseg_jax import config as configs
+from errseg_jax.adapters import Adapted, Network
 from errseg_jax.assemble import with_defaults
 from errseg_jax.errors import UserError
 from errseg_jax.export.check import check
@@ -269,3 +270,6 @@ def test_what_cannot_be_written_is_one_line(plain):
   config.dtype = "float64"
   with pytest.raises(UserError, match=r"set --config\.dtype=float32"):
     exportable(dataclasses.replace(network, config=config))
+  saved = Adapted(Network(lambda weights, images: images[..., 3:], {}, 3, channels=6))
+  with pytest.raises(UserError, match="saved scores"):
+    exportable(dataclasses.replace(network, model=network.model.clone(segmenter=saved)))
