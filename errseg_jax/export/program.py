@@ -69,7 +69,7 @@ class Program:
     in_order = zip(sorted(self._shapes), traced.jaxpr.invars, strict=False)  # behind them comes the image
     kept = {name for name, var in in_order if id(var) in read}
     self.weights: dict[str, np.ndarray] = {
-      name: np.asarray(x) for name, (_, x) in zip(names, paths, strict=True) if name in kept
+      name: np.asarray(x, order="C") for name, (_, x) in zip(names, paths, strict=True) if name in kept
     }
     self._inner = [*inner_programs(traced.jaxpr)]
     self.platforms = tuple(p for p in PLATFORMS if all(p in inner.platforms for inner in self._inner))
@@ -101,11 +101,25 @@ class Program:
     return jax.lax.platform_dependent(images, cpu=in_turn, default=side_by_side)
 
   def serialized(self, size: tuple[int, int]) -> bytes:
-    """What `jax.export.deserialize` reads: (weights, images uint8 [b, *size, 3], b any) -> maps [b, *size]."""
+    """What `jax.export.deserialize` reads: (weights, images uint8 [b, *size, 3], b any) -> maps [b, *size].
+
+    Raises:
+      UserError: a given network holds what no program can, such as a call back to Python.
+    """
     (batch,) = export.symbolic_shape("b")
     shapes = {name: self._shapes[name] for name in self.weights}
     images = jax.ShapeDtypeStruct((batch, *size, RGB), jnp.uint8)
-    return bytes(export.export(jax.jit(self), platforms=self.platforms)(shapes, images).serialize())
+    try:
+      found = export.export(jax.jit(self.__call__), platforms=self.platforms)(shapes, images)
+      return bytes(found.serialize())
+    except Exception as error:  # of whatever the user's own code is made of; of ours it is a fault
+      if not self.network.config.segmenter.adapter:
+        raise
+      reason = " ".join(str(error).split())[:200]
+      raise UserError(
+        f"errseg export: the given network (config.segmenter.adapter) cannot be part of a program for images of "
+        f"{size[0]}x{size[1]} ({type(error).__name__}: {reason})"
+      ) from None
 
 
 def inner_programs(program: Any) -> Iterator[export.Exported]:

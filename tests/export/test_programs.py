@@ -45,6 +45,14 @@ def logits(weights, images):
   return -((x[..., None, :] - weights["colours"].reshape(1, 1, 1, 3, 3)) ** 2).sum(-1) / 2000
 
 
+def calling_back():
+  def host(images):
+    like = jax.ShapeDtypeStruct((*images.shape[:3], 3), jnp.float32)
+    return jax.pure_callback(lambda x: x.astype("float32"), like, images, vmap_method="sequential")
+
+  return host
+
+
 def weighted():
   return from_function(logits, 3, weights={"colours": COLOURS, "never.read": jnp.ones(7)})
 """
@@ -176,6 +184,13 @@ def test_a_given_program_says_which_devices_it_is_for(tiny_config, tmp_path):
   config = with_defaults(tiny_config(order=("detail", "error"), segmenter__adapter=adapter))
   content, _ = written(tmp_path / "out", network_of(config, fusion="soft"))
   assert content["platforms"] == ["cpu", "tpu"]
+
+
+def test_a_given_function_that_calls_python_is_refused(tiny_config, tmp_path, mine):
+  adapter = {"name": "function", "factory": "mine:calling_back"}
+  config = with_defaults(tiny_config(order=("detail", "error"), segmenter__adapter=adapter))
+  with pytest.raises(UserError, match=r"the given network .* for images of 32x64 "):
+    write(tmp_path, exportable(network_of(config)), [SIZE])
 
 
 @pytest.fixture(scope="module")
