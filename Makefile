@@ -3,6 +3,8 @@
 # make coverage: the same, with the lines that no test runs; it takes a quarter longer.
 # make slow: the tests that `make test` leaves out, whole commands on more networks.
 # make proofs: what takes too long for every change: several processes, many kills, full disks; figures in the docs.
+# make docs: build the pages of docs/ as a site, in site/; a link that leads nowhere ends it.
+# make dist: sdist and wheel into dist/, checked.
 # make parity: compare with the real PyTorch networks and with OpenCV, in an environment of its own.
 PYTHON ?= python3
 VENV := .venv
@@ -11,13 +13,13 @@ PARITY := .venv-parity
 DEMO ?= runs/demo
 SEED ?= 0
 
-.PHONY: demo test coverage slow proofs parity lint setup clean
+.PHONY: demo test coverage slow proofs docs parity lint dist setup clean
 
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"
 	touch $@
 
 demo: setup
@@ -37,6 +39,9 @@ slow: setup
 proofs: setup
 	$(BIN)/python -m pytest -s -m proof
 
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # torchvision and its like would ask for a torch of their own: they come without what they depend on. opencv-contrib
 # is opencv with more in it: it is laid over the other.
 $(PARITY)/.ready: pyproject.toml constraints.txt constraints-parity.txt
@@ -55,5 +60,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+dist: setup
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) $(PARITY) runs .pytest_cache .ruff_cache .mypy_cache .coverage
+	rm -rf $(VENV) $(PARITY) runs site build dist .pytest_cache .ruff_cache .mypy_cache .coverage

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
-from errseg_jax.cli_flags import FLAG_DEFAULTS, FLAG_HELP, OWN_FLAGS, SWITCHES
+from errseg_jax.cli_flags import FLAG_DEFAULTS, FLAG_HELP, OWN_FLAGS, SWITCHES, WORDS
 from errseg_jax.commands import COMMANDS
 from errseg_jax.errors import UserError, disk_trouble
 
@@ -40,8 +40,9 @@ def parse(name: str, words: Sequence[str]) -> argparse.Namespace:
       parser.add_argument(
         flag, default=FLAG_DEFAULTS.get(flag, ""), help=FLAG_HELP[flag], metavar=flag[2:].upper()
       )
-  if name == "predict":
-    parser.add_argument("images", nargs="+", help="image files or folders")
+  if name in WORDS:
+    word, count, meaning = WORDS[name]
+    parser.add_argument(word, nargs=count, help=meaning)
   overrides = [w for w in words if w.startswith("--config.")]
   args, unknown = parser.parse_known_args([w for w in words if not w.startswith("--config.")])
   if unknown:

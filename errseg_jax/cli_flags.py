@@ -4,8 +4,10 @@ OWN_FLAGS = {
   "train": {"--config", "--workdir", "--distributed"},
   "evaluate": {"--workdir", "--distributed", "--split", "--scores", "--confidnet", "--oracle"},
   "predict": {"--workdir", "--output", "--distributed"},
-  "report": {"--workdir"},
+  "report": {"--workdir", "--show"},
+  "serve": {"--workdir", "--host", "--port", "--limit", "--megapixels"},
   "label-issues": {"--workdir", "--split", "--top", "--out", "--by"},
+  "compare": {"--classes", "--json"},
   "confusion": {"--workdir", "--split", "--json"},
   "tune": {"--workdir"},
   "ablate": {"--distributed", "--config", "--workdir", "--rows", "--seeds"},
@@ -65,7 +67,30 @@ FLAG_HELP = {
   "JAX_NUM_PROCESSES and JAX_PROCESS_ID, SLURM, Open MPI or a TPU slice tell of; off: alone",
   "--devices": "v5e-64, v4-8, h100x8, ...: what to plan for; cpu: this machine",
   "--price": "of one device for an hour, in any currency",
+  "--host": "address to listen on; by default 127.0.0.1, which only this machine reaches",
+  "--port": "by default 8000; 0 takes a free one",
+  "--limit": "MB that an uploaded file may have; by default 20",
+  "--megapixels": "that an uploaded image may have; by default 4",
+  "--show": "images that the report shows, half of them the worst; by default 24",
+  "--classes": "the IoU of each class, too",
   "--json": "print one JSON object in place of a table",
 }
-SWITCHES = ("--json", "--confidnet", "--oracle")
-FLAG_DEFAULTS = {"--distributed": "auto", "--seeds": "3", "--shards": "16", "--top": "100", "--stride": "4"}
+SWITCHES = ("--json", "--classes", "--confidnet", "--oracle")
+WORDS = {
+  "predict": ("images", "+", "image files or folders"),
+  "report": ("workdirs", "*", "folders of runs, in place of --workdir; several stand side by side"),
+  "compare": ("workdirs", "+", "folders of runs, two or more; differences are to the first"),
+}
+"""What a command takes beside flags: name, how many, meaning."""
+FLAG_DEFAULTS = {
+  "--distributed": "auto",
+  "--seeds": "3",
+  "--shards": "16",
+  "--top": "100",
+  "--stride": "4",
+  "--show": "24",
+  "--host": "127.0.0.1",
+  "--port": "8000",
+  "--limit": "20",
+  "--megapixels": "4",
+}

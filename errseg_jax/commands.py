@@ -63,12 +63,34 @@ def predict(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace) -> int:
-  """Write report.html, one file without network, of an evaluated workdir."""
-  config = workdir_config(args)
-  prepare(config)
-  from errseg_jax.report.collect import report as run
+  """Write report.html, one file without network, of an evaluated workdir; of several comparison.html, side by side."""
+  folders = [pathlib.Path(folder) for folder in args.workdirs]
+  if args.workdir and folders:
+    raise UserError("errseg report: name the workdirs in one way, as `errseg report W` or with --workdir=W")
+  folders = folders or [workdir(args)]
+  if len({folder.resolve() for folder in folders}) < len(folders):
+    raise UserError("errseg report: one of the workdirs is named twice")
+  configs = [config_of(folder, args.overrides) for folder in folders]
+  prepare(configs[0])
+  from errseg_jax.report.collect import report as single
+  from errseg_jax.report.comparison import compare as several
 
-  print(run(config, workdir(args)))
+  show = whole(args, "show")
+  print(single(configs[0], folders[0], show) if len(folders) == 1 else several(folders, configs, show))
+  return 0
+
+
+def serve(args: argparse.Namespace) -> int:
+  """Serve a page on this machine that labels the images dropped on it, until Ctrl-C."""
+  config = workdir_config(args)
+  port, megabytes, megapixels = (whole(args, flag) for flag in ("port", "limit", "megapixels"))
+  if port > 65535 or not megabytes or not megapixels:
+    raise UserError("--port is at most 65535, --limit and --megapixels are above 0")
+  prepare(config)
+  from errseg_jax.serve.server import serve as run
+  from errseg_jax.serve.uploads import Limits
+
+  run(config, workdir(args), args.host, port, Limits(megabytes, megapixels))
   return 0
 
 
@@ -92,6 +114,16 @@ def confusion(args: argparse.Namespace) -> int:
   from errseg_jax.confusion import confusion as run
 
   run(config, workdir(args), args.split or "train", args.json)
+  return 0
+
+
+def compare(args: argparse.Namespace) -> int:
+  """Config keys that differ between runs, and their scores side by side."""
+  if args.overrides:
+    raise UserError(f"errseg compare reads runs as they are: leave out {args.overrides[0]}")
+  from errseg_jax.compare import compare as run
+
+  run([pathlib.Path(folder) for folder in args.workdirs], args.classes, args.json)
   return 0
 
 
@@ -291,7 +323,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
   "evaluate": evaluate,
   "predict": predict,
   "report": report,
+  "serve": serve,
   "label-issues": label_issues,
+  "compare": compare,
   "confusion": confusion,
   "tune": tune,
   "ablate": ablate,
@@ -335,10 +369,15 @@ def required_config(args: argparse.Namespace) -> ConfigDict:
 
 def workdir_config(args: argparse.Namespace) -> ConfigDict:
   """The config that a workdir was trained with, with overrides of this call."""
+  return config_of(workdir(args), args.overrides)
+
+
+def config_of(folder: pathlib.Path, overrides: list[str]) -> ConfigDict:
+  """The config of a workdir with overrides."""
   from errseg_jax.config_flags import override
   from errseg_jax.train.workdir import load_config
 
-  return override(load_config(workdir(args)), args.overrides)
+  return override(load_config(folder), overrides)
 
 
 def prepare(config: ConfigDict, distributed: str = "off") -> None:

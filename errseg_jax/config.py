@@ -18,16 +18,16 @@ def stage(steps: int, learning_rate: float, **changes) -> ConfigDict:
     **changes: other keys of the stage, or of its `optimizer`.
   """
   config = ConfigDict()
-  config.steps = steps
+  config.steps = steps  # of the optimizer
   config.batch_size = 8  # images per step, over all devices
   config.eval_every = 0  # steps between scores on the choose split; 0: only at the end
   config.save_every = 200  # steps between checkpoints that a killed run goes on from
   config.ema = 0.0  # decay of averaged weights, evaluated in place of the raw ones; 0 = off
   config.optimizer = ConfigDict()
   config.optimizer.name = "adam"  # or "sgd"
-  config.optimizer.learning_rate = learning_rate
+  config.optimizer.learning_rate = learning_rate  # at the start of the schedule
   config.optimizer.power = 0.9  # of the poly schedule
-  config.optimizer.warmup_steps = 0
+  config.optimizer.warmup_steps = 0  # of a linear rise before the schedule
   config.optimizer.weight_decay = 0.0  # not on biases and normalisation
   config.optimizer.momentum = 0.9  # sgd only
   config.optimizer.clip_norm = 1.0  # of the gradient; 0 = off
@@ -50,8 +50,8 @@ def segmenter_section() -> ConfigDict:
   config.backbone_weights = ""  # .npz of ImageNet weights for the backbone, or the workdir of another run
   config.head = ConfigDict({"name": "deeplabv3plus"})
   config.mean = (123.675, 116.28, 103.53)  # RGB, 0..255
-  config.std = (58.395, 57.12, 57.375)
-  config.channels = "rgb"
+  config.std = (58.395, 57.12, 57.375)  # RGB, of 0..255
+  config.channels = "rgb"  # or "bgr": the order that the weights were trained on
   # Images are padded to multiples of loader.size_multiple plus this: 1 where corner pixels map onto corner pixels.
   config.size_remainder = 0
   return config
@@ -76,23 +76,23 @@ def stages_section() -> ConfigDict:
 def add_data_sections(config: ConfigDict) -> None:
   """Splits, augmentation and loading."""
   config.splits = ConfigDict()
-  config.splits.train = "train"
+  config.splits.train = "train"  # trains
   config.splits.val = "val"  # reported, never chosen on
   config.splits.choose = ""  # "": hold out choose_fraction of the training images
-  config.splits.choose_fraction = 0.1
+  config.splits.choose_fraction = 0.1  # of the training images
   config.splits.runs = 4  # of neighbours, such as video frames, that held-out images lie in; 0: single images
   config.splits.error_source = "train"  # whose errors train the branches: or "holdout", "crossfit", "strong"
-  config.splits.holdout_fraction = 0.25
+  config.splits.holdout_fraction = 0.25  # of "holdout", of the training images
   config.splits.folds = 3  # of "crossfit"
   config.splits.strength = 1.0  # of "strong"; 0.5 adds half as much to config.transform
 
   config.transform = ConfigDict()
   config.transform.crop_size = (513, 513)  # (height, width)
-  config.transform.scale_min = 0.5
-  config.transform.scale_max = 2.0
-  config.transform.scale_step = 0.25
+  config.transform.scale_min = 0.5  # factor of height and width
+  config.transform.scale_max = 2.0  # the same
+  config.transform.scale_step = 0.25  # factors lie that far apart
   config.transform.rotation = 10.0  # degrees to either side
-  config.transform.flip = True
+  config.transform.flip = True  # left and right, every other time
   config.transform.photometric = 0.5  # strength; 0 = off
   config.transform.blur = 0.0  # largest sigma, pixels; 0 = off
   config.transform.noise = 0.0  # largest standard deviation, grey levels; 0 = off
@@ -103,13 +103,13 @@ def add_data_sections(config: ConfigDict) -> None:
   )
 
   config.loader = ConfigDict()
-  config.loader.threads = 2
+  config.loader.threads = 2  # that read and augment images
   config.loader.shards = (
     ""  # folder of `errseg data convert`, to read samples from in place of the data set's files
   )
   # Folder of `errseg data extract --passes=K`: the branches train on its views, and the frozen network does not run.
   config.loader.features = ""
-  config.loader.eval_batch_size = 4
+  config.loader.eval_batch_size = 4  # images at a time where whole ones are scored
   config.loader.size_multiple = 32  # images are padded to multiples of it
 
 
@@ -141,7 +141,7 @@ def add_rest_sections(config: ConfigDict) -> None:
 def default_config() -> ConfigDict:
   """Everything that can be set."""
   config = ConfigDict()
-  config.seed = 0
+  config.seed = 0  # of weights, order of the images and augmentation
   config.platform = placeholder(str)  # "cpu", "gpu" or "tpu"; unset: the best that jax finds
   config.num_devices = placeholder(int)  # unset: all of them
   config.dtype = "float32"  # compute type; "bfloat16" on accelerators
@@ -188,6 +188,8 @@ def default_config() -> ConfigDict:
 
   config.train = ConfigDict()
   config.train.log_every = 50  # steps
+  config.train.log_images = 4  # of the choose split, of one size, drawn whenever it is scored; 0: none
+  config.train.wandb = ""  # project on Weights & Biases (extra `wandb`) that scalars and images go to as well
   # Devices that share one copy of wide layers (hundreds of millions of numbers); the batch is split over the others.
   config.train.model_devices = 1
   # The backward pass computes what lies between convolutions again: less memory, more time.
@@ -300,6 +302,7 @@ def runlocal(config: ConfigDict) -> ConfigDict:
     config.order = ("semantic", *(name for name in config.order if name != "semantic"))
   config.transform.crop_size = (65, 65)
   config.loader.threads = 1
+  config.train.log_images = 0  # another program to compile for each stage
   config.error_branch.features = 8
   config.detail_branch.features = 8 if config.detail_branch.name == "pyramid" else (8, 8, 8)
   config.subnets.features = 8

@@ -13,7 +13,7 @@ from rich.table import Table
 NEEDED = (
   *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "ml_collections"),
   *("clu", "numpy", "scipy", "opencv-python-headless", "pillow", "matplotlib", "jinja2", "rich"),
-  *("tensorboardX", "safetensors", "array-record", "tifffile"),
+  *("tensorboardX", "safetensors", "array-record", "tifffile", "jaxtyping", "starlette", "uvicorn"),
 )
 OPTIONAL = {
   "torch": "to convert .pth and .pt files",
@@ -22,6 +22,7 @@ OPTIONAL = {
   "onnxruntime": "scores of ONNX networks by `errseg data extract`",
   "h5py": "to convert Keras .h5 files",
   "tensorboard": "to look at the event files",
+  "wandb": "runs on Weights & Biases (config.train.wandb)",
 }
 
 

@@ -22,7 +22,7 @@ from errseg_jax.inference.confidnet import VoidAsClass, confidnet_scores, make_c
 from errseg_jax.inference.evaluator import Evaluator, Totals, make_evaluator
 from errseg_jax.inference.extra_scores import SCORES as EXTRA_SCORES
 from errseg_jax.inference.extra_scores import check_dropout, make_extra_counter
-from errseg_jax.inference.speed import hardware, speed
+from errseg_jax.inference.speed import hardware, speed, versions
 from errseg_jax.inference.statistics import make_counter
 from errseg_jax.metrics.errors import error_scores, mask_scores, per_image_scores, threshold_scores
 from errseg_jax.metrics.presence import presence_scores
@@ -128,6 +128,7 @@ def about(config: ConfigDict, split: str, source: Any, info: DatasetInfo) -> dic
     "classes": list(info.classes),
     "seed": config.seed,
     "hardware": hardware(),
+    "versions": versions(),
   }
 
 
@@ -302,7 +303,7 @@ def write_evaluation(workdir: pathlib.Path, results: dict[str, Any], totals: Tot
   The suffix goes before the file extension.
   """
   arrays = {k: v for k, v in totals.counts.items() if k.split("/")[0] in ("histogram", "confusion")}
-  arrays["worst/names"] = np.array([name for _, _, name in totals.worst_first()], dtype=np.str_)
+  arrays |= {f"extremes/{k}": v for k, v in totals.extremes.arrays().items()}
   arrays["images/accuracy"] = np.array(totals.points.points, np.float64).reshape(-1, 2)
   part = workdir / "evaluation.tmp.npz"
   named: Any = {k.replace("/", "."): v for k, v in arrays.items()}

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Integer, Shaped
 
 from errseg_jax.errors import UserError
 from errseg_jax.structs import IGNORE
@@ -21,22 +22,24 @@ from errseg_jax.structs import IGNORE
 WEIGHTS, DIAGS, IMAGES = ("raw", "row"), ("one", "confusion"), ("train", "choose")
 
 
-def weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
+def weighted_mean(values: Float[Array, "*pixels"], weights: Shaped[Array, "*pixels"]) -> Float[Array, ""]:
   """sum(values * weights) / max(sum(weights), 1)."""
   return (values * weights).sum() / jnp.maximum(weights.sum(), 1.0)
 
 
-def at_least_float32(x: jax.Array) -> jax.Array:
+def at_least_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
   """bfloat16 becomes float32; float32 and float64 stay."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def safe_label(label: jax.Array) -> jax.Array:
+def safe_label(label: Integer[Array, "*pixels"]) -> Int[Array, "*pixels"]:
   """An index in any case: 0 where the label is 255."""
   return jnp.where(label == IGNORE, 0, label).astype(jnp.int32)
 
 
-def pixel_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
+def pixel_cross_entropy(
+  logits: Float[Array, "*pixels C"], label: Integer[Array, "*pixels"]
+) -> Float[Array, "*pixels"]:
   """-log softmax(logits)[label] per pixel; 0 where the label is 255.
 
   Args:
@@ -48,7 +51,7 @@ def pixel_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
   return jnp.where(label != IGNORE, jax.nn.logsumexp(logits, -1) - picked, 0.0)
 
 
-def log_complement(logits: jax.Array) -> jax.Array:
+def log_complement(logits: Float[Array, "*pixels C"]) -> Float[Array, "*pixels C"]:
   """log(1 - softmax(logits)) of every class, [..., C]; finite, with finite gradients, for two classes or more.
 
   Only the largest class can come so close to 1 that 1 - q is lost to rounding: its complement is summed up.
@@ -61,7 +64,9 @@ def log_complement(logits: jax.Array) -> jax.Array:
   return jnp.where(largest, others - total, jnp.log1p(-q))
 
 
-def class_weights(shares: np.ndarray, power: float, frequencies: Any = None) -> tuple[float, ...]:
+def class_weights(
+  shares: Float[np.ndarray, " C"], power: float, frequencies: Float[np.ndarray, " C"] | None = None
+) -> tuple[float, ...]:
   """Weights that lift rare classes: (1 / frequency)^power, 1 for a pixel on average.
 
   power 1 weighs by the inverse frequency, 0 weighs every class alike. A class without a pixel gets the largest
@@ -81,7 +86,9 @@ def class_weights(shares: np.ndarray, power: float, frequencies: Any = None) -> 
   return tuple(float(w) for w in weights / (weights * shares).sum())
 
 
-def label_weights(label: jax.Array, weights: tuple[float, ...], dtype: Any) -> jax.Array:
+def label_weights(
+  label: Integer[Array, "*pixels"], weights: tuple[float, ...], dtype: Any
+) -> Float[Array, "*pixels"]:
   """The weight of each pixel's class, 1 without weights; 0 where the label is 255."""
   valid = label != IGNORE
   if not weights:
@@ -89,7 +96,9 @@ def label_weights(label: jax.Array, weights: tuple[float, ...], dtype: Any) -> j
   return valid * jnp.asarray(weights, dtype)[safe_label(label)]
 
 
-def hardest(loss: jax.Array, label: jax.Array, share: float) -> jax.Array:
+def hardest(
+  loss: Float[Array, "B H W"], label: Integer[Array, "B H W"], share: float
+) -> Bool[Array, "B H W"]:
   """True for the `share` of each image's valid pixels with the largest loss, [B, H, W]; equal ones go together.
 
   By image, so that it does not matter which images a device holds.
@@ -120,7 +129,12 @@ class CrossEntropy:
     """`values` must be given a confusion matrix."""
     return False
 
-  def values(self, logits: jax.Array, label: jax.Array, confusion: jax.Array | None = None) -> jax.Array:
+  def values(
+    self,
+    logits: Float[Array, "*pixels C"],
+    label: Integer[Array, "*pixels"],
+    confusion: Float[Array, "C C"] | None = None,
+  ) -> Float[Array, "*pixels"]:
     """Loss of each pixel, [...]; 0 where ignored.
 
     Args:
@@ -133,7 +147,9 @@ class CrossEntropy:
     """
     return pixel_cross_entropy(logits, label)
 
-  def pixel_weights(self, values: jax.Array, label: jax.Array) -> jax.Array:
+  def pixel_weights(
+    self, values: Float[Array, "B H W"], label: Integer[Array, "B H W"]
+  ) -> Float[Array, "B H W"]:
     """What each pixel counts, [B, H, W], by its loss and label; 0 where ignored. No gradient flows through it."""
     return (label != IGNORE).astype(values.dtype)
 
@@ -173,7 +189,12 @@ class Confusion(CrossEntropy):
   def wants_confusion(self) -> bool:
     return self.strength > 0 or self.diag == "confusion"
 
-  def values(self, logits: jax.Array, label: jax.Array, confusion: jax.Array | None = None) -> jax.Array:
+  def values(
+    self,
+    logits: Float[Array, "*pixels C"],
+    label: Integer[Array, "*pixels"],
+    confusion: Float[Array, "C C"] | None = None,
+  ) -> Float[Array, "*pixels"]:
     loss = pixel_cross_entropy(logits, label)
     if not self.wants_confusion:
       return loss
@@ -193,7 +214,7 @@ class Confusion(CrossEntropy):
     wrong = -(self.off_diagonal(matrix)[own] * log_complement(logits)).sum(-1)
     return loss + self.strength * jnp.where(label != IGNORE, wrong, 0.0)
 
-  def off_diagonal(self, matrix: jax.Array) -> jax.Array:
+  def off_diagonal(self, matrix: Float[Array, "C C"]) -> Float[Array, "C C"]:
     """c_ij of j != i, 0 where j = i; [C, C]."""
     c = jnp.where(jnp.eye(len(matrix), dtype=bool), 0.0, matrix)
     if self.weights == "raw":
@@ -215,7 +236,12 @@ class Focal(CrossEntropy):
   def __post_init__(self):
     check_field(0 <= self.gamma < math.inf, "focal", "gamma", self.gamma, "0 or more")
 
-  def values(self, logits: jax.Array, label: jax.Array, confusion: jax.Array | None = None) -> jax.Array:
+  def values(
+    self,
+    logits: Float[Array, "*pixels C"],
+    label: Integer[Array, "*pixels"],
+    confusion: Float[Array, "C C"] | None = None,
+  ) -> Float[Array, "*pixels"]:
     loss = pixel_cross_entropy(logits, label)
     # Above 0, where a gamma below 1 has no finite slope.
     wrong = jnp.maximum(-jnp.expm1(-loss), jnp.finfo(loss.dtype).tiny)
@@ -238,7 +264,9 @@ class Ohem(CrossEntropy):
     check_field(0 < self.threshold <= 1, "ohem", "threshold", self.threshold, "above 0 and at most 1")
     check_field(0 < self.share <= 1, "ohem", "share", self.share, "above 0 and at most 1")
 
-  def pixel_weights(self, values: jax.Array, label: jax.Array) -> jax.Array:
+  def pixel_weights(
+    self, values: Float[Array, "B H W"], label: Integer[Array, "B H W"]
+  ) -> Float[Array, "B H W"]:
     kept = (values > -math.log(self.threshold)) | hardest(values, label, self.share)
     return (kept & (label != IGNORE)).astype(values.dtype)
 
@@ -264,7 +292,9 @@ class MaxPooling(CrossEntropy):
     check_field(1 < self.p < math.inf, "max_pooling", "p", self.p, "above 1")
     check_field(0 < self.support <= 1, "max_pooling", "support", self.support, "above 0 and at most 1")
 
-  def pixel_weights(self, values: jax.Array, label: jax.Array) -> jax.Array:
+  def pixel_weights(
+    self, values: Float[Array, "B H W"], label: Integer[Array, "B H W"]
+  ) -> Float[Array, "B H W"]:
     valid = label != IGNORE
     loss = jax.lax.stop_gradient(jnp.where(valid, values, 0.0)).reshape(len(values), -1)
     loss = loss / jnp.maximum(loss.max(-1, keepdims=True), jnp.finfo(loss.dtype).tiny)  # the scale is free
@@ -294,11 +324,13 @@ class InverseFrequency(CrossEntropy):
   class_weights: tuple[float, ...] = ()
 
   @classmethod
-  def counted(cls, counts: np.ndarray) -> tuple[float, ...]:
+  def counted(cls, counts: Shaped[np.ndarray, "N C"]) -> tuple[float, ...]:
     """The class weights, 1 for a pixel on average, from labelled pixels by image and class [N, C]."""
     return class_weights(counts.sum(0) / max(counts.sum(), 1), 1.0)
 
-  def pixel_weights(self, values: jax.Array, label: jax.Array) -> jax.Array:
+  def pixel_weights(
+    self, values: Float[Array, "B H W"], label: Integer[Array, "B H W"]
+  ) -> Float[Array, "B H W"]:
     if not self.class_weights:
       raise ValueError(f"{type(self).__name__} needs class_weights: count them in the training labels")
     return label_weights(label, self.class_weights, values.dtype)
@@ -312,7 +344,7 @@ class MedianFrequency(InverseFrequency):
   """
 
   @classmethod
-  def counted(cls, counts: np.ndarray) -> tuple[float, ...]:
+  def counted(cls, counts: Shaped[np.ndarray, "N C"]) -> tuple[float, ...]:
     seen = ((counts > 0) * counts.sum(1, keepdims=True)).sum(0)
     return class_weights(counts.sum(0) / max(counts.sum(), 1), 1.0, counts.sum(0) / np.maximum(seen, 1))
 

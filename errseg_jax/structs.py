@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
 from flax import struct
+from jaxtyping import Array, Float, UInt8
 
 IGNORE = 255
 
@@ -46,8 +46,8 @@ class Batch:
     features: what the frozen network says of the image, where that is known; None: it is asked.
   """
 
-  image: jax.Array
-  label: jax.Array
+  image: UInt8[Array, "B H W channels"]
+  label: UInt8[Array, "B H W"]
   features: Features | None = None
 
 
@@ -67,11 +67,11 @@ class Features:
     align_corners: how the logits are resized to the image's size.
   """
 
-  logits: jax.Array
-  low: tuple[jax.Array, ...] = ()
-  high: jax.Array | None = None
+  logits: Float[Array, "B h w C"]
+  low: tuple[Float[Array, "B _h_i _w_i _C_i"], ...] = ()
+  high: Float[Array, "B h_high w_high C_high"] | None = None
   strides: tuple[int, ...] = struct.field(pytree_node=False, default=())
-  auxiliary: jax.Array | None = None
+  auxiliary: Float[Array, "B h_aux w_aux C"] | None = None
   align_corners: bool = struct.field(pytree_node=False, default=False)
 
 
@@ -97,7 +97,7 @@ class Coarse:
     num_devices: that a batch is split over; None: all; "own": those of this process.
   """
 
-  semantic: jax.Array
+  semantic: Float[Array, "B h w C"]
   detail: Any = None
   error: Any = None
   prior_scale: Any = None
@@ -131,7 +131,7 @@ class Outputs:
     coarse: what semantic, error and detail are interpolated from; None where they are more than that.
   """
 
-  semantic: jax.Array
+  semantic: Float[Array, "B H W C"]
   error: Any = None
   detail: Any = None
   auxiliary: Any = None
@@ -155,12 +155,12 @@ class Prediction:
       1 - max probability.
   """
 
-  labels: jax.Array
-  semantic_labels: jax.Array
-  detail_labels: jax.Array
-  error_probability: jax.Array
+  labels: UInt8[Array, "*B H W"]
+  semantic_labels: UInt8[Array, "*B H W"]
+  detail_labels: UInt8[Array, "*B H W"]
+  error_probability: Float[Array, "*B H W"]
 
   @property
-  def confidence(self) -> jax.Array:
+  def confidence(self) -> Float[Array, "*B H W"]:
     """float32 0..1: calibrated probability that the semantic label is right."""
     return 1.0 - self.error_probability

@@ -93,6 +93,7 @@ def make_config(root: pathlib.Path, **changes):
   ):
     config.stages[name] = configs.stage(4, 3e-3, save_every=3, eval_every=2)
   config.train.log_every = 2
+  config.train.log_images = 0  # a program more per stage
   for key, value in changes.items():
     *path, last = key.split("__")
     section = config

@@ -146,6 +146,55 @@ def test_report_is_one_file_without_network(evaluated):
   assert not re.search(r"(src|href)=[\"']https?:", page)
 
 
+def test_several_runs_stand_side_by_side(evaluated, tmp_path, capsys):
+  other = tmp_path / "other"
+  shutil.copytree(evaluated, other)
+  results = results_of(other)
+  results["fused"]["mIoU"] += 1.5
+  results["error"]["FPR95"] += 2
+  (other / "results.json").write_text(json.dumps(results))
+  assert main(["report", str(evaluated), str(other), "--show=3"]) == 0
+  page = (evaluated / "comparison.html").read_text()
+  assert "The best corrected labels are those of other: mIoU" in page
+  assert page.count('<article class="item"') == 6
+  assert re.search(r'class="good">[\d.]+ <small>\+1.50', page)  # mIoU
+  assert re.search(r'class="bad">[\d.]+ <small>\+2.00', page)  # FPR95
+  assert not (other / "comparison.html").exists()
+  results["num_images"] += 1
+  (other / "results.json").write_text(json.dumps(results))
+  capsys.readouterr()
+  assert main(["report", str(evaluated), str(other)]) == 2
+  assert "was evaluated on other images than" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("words", "told"),
+  [
+    (["--show=0"], "--show=0 must be 1..1000"),
+    (["--show=x"], "whole number"),
+    (["W"], "in one way"),
+  ],
+)
+def test_bad_words_of_a_report_are_one_line(evaluated, capsys, words, told):
+  assert main(["report", f"--workdir={evaluated}", *words]) == 2
+  assert told in capsys.readouterr().err
+
+
+def test_one_run_is_not_compared_with_itself(evaluated, capsys):
+  assert main(["report", str(evaluated), f"{evaluated}/."]) == 2
+  assert "named twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["[1", '{"issues": 3}'])
+def test_a_damaged_list_of_issues_is_named(evaluated, tmp_path, capsys, damage):
+  workdir = tmp_path / "run"
+  shutil.copytree(evaluated, workdir)
+  (workdir / "label_issues").mkdir()
+  (workdir / "label_issues" / "label_issues.json").write_text(damage)
+  assert main(["report", str(workdir)]) == 2
+  assert "label_issues.json is damaged" in capsys.readouterr().err
+
+
 def test_predict_writes_what_python_gives(evaluated, tmp_path):
   config = load_config(evaluated)
   image = np.random.default_rng(0).integers(0, 255, (37, 53, 3), dtype=np.uint8)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float, Shaped, UInt8
 
 from errseg_jax.adapters.factory import made
 from errseg_jax.adapters.network import Network, as_they_are
@@ -19,9 +20,9 @@ def from_function(
   fn: Callable[..., Any],
   num_classes: int,
   *,
-  weights: Mapping[str, np.ndarray | jax.Array] | None = None,
-  preprocess: Callable[[jax.Array], jax.Array] | None = None,
-  features: Callable[[Any], Features | jax.Array] | None = None,
+  weights: Mapping[str, Shaped[np.ndarray, "..."] | Shaped[Array, "..."]] | None = None,
+  preprocess: Callable[[UInt8[Array, "B H W 3"]], Shaped[Array, "B ..."]] | None = None,
+  features: Callable[[Any], Features | Float[Array, "B h w C"]] | None = None,
 ) -> Network:
   """A network from a function that jax can trace.
 

@@ -132,14 +132,16 @@ def pixel_section(config: ConfigDict, section: str) -> ConfigDict:
 
 
 def check_numbers(config: ConfigDict) -> None:
-  """Counts that something is divided by.
+  """Counts that something is divided by, and of what is drawn.
 
   Raises:
-    UserError: one is below 1.
+    UserError: one is below 1; of what is drawn, below 0.
   """
   for section, key in (("loader", "eval_batch_size"), ("loader", "size_multiple"), ("train", "log_every")):
     if config[section][key] < 1:
       raise UserError(f"config.{section}.{key}={config[section][key]} must be at least 1")
+  if config.train.log_images < 0:
+    raise UserError(f"config.train.log_images={config.train.log_images} must be at least 0")
 
 
 def thresholds(config: ConfigDict) -> tuple[float, ...]:

@@ -45,11 +45,13 @@ DAMAGED = (
 _IGNORE_COLOUR = (224, 224, 192)
 
 
-def _load(path: Path, content: bytes | None = None) -> tuple[Image.Image, int]:
+def _load(
+  path: Path, content: bytes | None = None, formats: tuple[str, ...] | None = None
+) -> tuple[Image.Image, int]:
   """The decoded image, and how many bits a channel its file has."""
   # OpenCV fills the missing part of a truncated JPEG with grey and reports success; Pillow raises.
   try:
-    with Image.open(path if content is None else io.BytesIO(content)) as image:
+    with Image.open(path if content is None else io.BytesIO(content), formats=formats) as image:
       bits = _bits(image)
       image.load()
   except FileNotFoundError:
@@ -87,9 +89,9 @@ def read_image(path: Path) -> np.ndarray:
   return _upright(path, *_load(path))
 
 
-def decode_image(content: bytes, name: str) -> np.ndarray:
-  """`read_image` of a file's bytes; `name` stands in messages."""
-  return _upright(name, *_load(name, content))
+def decode_image(content: bytes, name: str, formats: tuple[str, ...] | None = None) -> np.ndarray:
+  """`read_image` of a file's bytes; `name` stands in messages, `formats` are Pillow's that are taken, None all."""
+  return _upright(name, *_load(name, content, formats))
 
 
 def plain(content: bytes) -> bool:

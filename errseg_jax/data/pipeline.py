@@ -103,12 +103,20 @@ def eval_batches(
     rows = waiting.setdefault(key, [])
     rows.append(sample)
     if len(rows) == batch_size:
-      yield _stack(waiting.pop(key), key, batch_size, pad_value)
+      yield stacked(waiting.pop(key), key, batch_size, pad_value)
   for key, rows in waiting.items():
-    yield _stack(rows, key, batch_size, pad_value)
+    yield stacked(rows, key, batch_size, pad_value)
 
 
-def _stack(rows: list[Arrays], size: tuple[int, int], count: int, pad_value) -> Arrays:
+def stacked(rows: Sequence[Arrays], size: tuple[int, int], count: int, pad_value) -> Arrays:
+  """A batch of `count` rows as `eval_batches` gives it, of at most as many samples.
+
+  Args:
+    rows: samples; their images are at most as large as `size`.
+    size: (height, width) that they are padded to.
+    count: rows of the batch.
+    pad_value: of each channel of the image.
+  """
   image = np.empty((count, *size, len(pad_value)), np.uint8)
   image[:] = np.array(pad_value, np.uint8)
   label = np.full((count, *size), IGNORE, np.uint8)

@@ -9,6 +9,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from errseg_jax.errors import UserError
 from errseg_jax.metrics.calibration import Calibration, calibrated
@@ -52,7 +53,7 @@ class Choice:
   calibration: dict[str, float | None] = dataclasses.field(default_factory=dict)
   halves: tuple[Choice, ...] = ()
 
-  def arrays(self) -> dict[str, jax.Array]:
+  def arrays(self) -> dict[str, Float[Array, "..."]]:
     """The numbers, as arguments of a jitted function: another choice does not recompile it."""
     return {
       "threshold": jnp.float32(self.threshold),
@@ -61,6 +62,16 @@ class Choice:
       "unweight": jnp.float32(self.unweight),
       "gate": jnp.array(self.gate or (0.0,) * 6, jnp.float32),
     }
+
+  def scores(self) -> dict[str, float]:
+    """On the images that it was chosen on, percent: mIoU of what was chosen and of the frozen labels, ECE of P_ep."""
+    name = f"mask@{self.threshold:g}" if self.fusion == "mask" else self.fusion
+    found = {
+      "mIoU": self.candidates.get(name),
+      "network_mIoU": self.candidates.get("semantic"),
+      "ECE": self.calibration.get("after"),
+    }
+    return {key: value for key, value in found.items() if value is not None}
 
   def save(self, workdir: pathlib.Path) -> None:
     """Writes choice.json, whole or not at all."""
@@ -92,7 +103,9 @@ class Choice:
       raise UserError(f"{path} is damaged: remove it and run `errseg train` again") from None
 
 
-def rebalanced(outputs: Outputs, weights: tuple[float, ...], choice: dict[str, jax.Array]) -> Outputs:
+def rebalanced(
+  outputs: Outputs, weights: tuple[float, ...], choice: dict[str, Float[Array, "..."]]
+) -> Outputs:
   """Outputs with the detail logits that label pixels under a choice.
 
   Args:
@@ -105,7 +118,9 @@ def rebalanced(outputs: Outputs, weights: tuple[float, ...], choice: dict[str, j
   return dataclasses.replace(outputs, detail=unweighted(outputs.detail, weights, choice["unweight"]))
 
 
-def fused_probabilities(outputs: Outputs, fusion: str, choice: dict[str, jax.Array]) -> jax.Array:
+def fused_probabilities(
+  outputs: Outputs, fusion: str, choice: dict[str, Float[Array, "..."]]
+) -> Float[Array, "B H W C"]:
   """P_f [B, H, W, C] of `rebalanced` outputs under a choice."""
   if fusion == "semantic" or outputs.detail is None:
     return jax.nn.softmax(outputs.semantic)

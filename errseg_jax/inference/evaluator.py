@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import heapq
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,39 +15,12 @@ from errseg_jax import assemble, processes
 from errseg_jax.data.pipeline import eval_batches
 from errseg_jax.data.splits import Subset
 from errseg_jax.inference.choice import Choice
+from errseg_jax.inference.image_log import Extremes, ImageScores, Thinned
 from errseg_jax.metrics.errors import image_score_sums
 from errseg_jax.metrics.image_quality import expected_miou, image_miou
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.sharding import OWN, make_mesh, place, shard_batch
 from errseg_jax.structs import Batch
-
-MAX_POINTS = 2000  # images of which expected and real accuracy are kept
-WORST = 24  # images remembered by name, lowest accuracy first
-
-
-@dataclasses.dataclass
-class Thinned:
-  """Every `stride`-th of a stream of points: the stride doubles whenever there are more than MAX_POINTS."""
-
-  points: list[tuple[float, float]] = dataclasses.field(default_factory=list)
-  stride: int = 1
-  seen: int = 0
-
-  def add(self, point: tuple[float, float]) -> None:
-    """The next point of the stream."""
-    if self.seen % self.stride == 0:
-      self.points.append(point)
-    self.seen += 1
-    if len(self.points) > MAX_POINTS:
-      self.points, self.stride = self.points[::2], 2 * self.stride
-
-  def merge(self, other: Thinned) -> None:
-    """The points of another stream behind these, both as thin as the thinner."""
-    stride = max(self.stride, other.stride)
-    self.points = self.points[:: stride // self.stride] + other.points[:: stride // other.stride]
-    self.stride, self.seen = stride, self.seen + other.seen
-    while len(self.points) > MAX_POINTS:
-      self.points, self.stride = self.points[::2], 2 * self.stride
 
 
 @dataclasses.dataclass
@@ -62,7 +35,7 @@ class Totals:
       one of an image's frozen labels, percent; without P_ep none.
     points: expected and real accuracy of images, percent.
     image_miou: sum of the images' fused mIoU, percent.
-    worst: (accuracy, fused accuracy, name), percent, lowest first.
+    extremes: the images worth a look, by name.
   """
 
   counts: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -71,7 +44,7 @@ class Totals:
   moments: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
   points: Thinned = dataclasses.field(default_factory=Thinned)
   image_miou: float = 0.0
-  worst: list[tuple[float, float, str]] = dataclasses.field(default_factory=list)
+  extremes: Extremes = dataclasses.field(default_factory=Extremes)
 
   def add(self, counts: dict[str, np.ndarray], names: list[str], per_image: bool) -> None:
     """Adds one batch; `names` are those of its real rows, the first ones."""
@@ -99,19 +72,19 @@ class Totals:
         continue
       real, fused = 100 * rows["right"][i] / valid, 100 * rows["fused_right"][i] / valid
       self.image_miou += image_miou(rows["confusion"][i])
+      expected = math.nan
       if "expected" in rows:
         confusion, right = rows["semantic_confusion"][i], rows["expected"][i]
+        expected = 100 * float(right.sum()) / valid
         pairs = {
-          "accuracy": (100 * float(right.sum()) / valid, float(real)),
+          "accuracy": (expected, float(real)),
           "mIoU": (expected_miou(confusion.sum(0), right), image_miou(confusion)),
         }
         self.points.add(pairs["accuracy"])
         for key, (x, y) in pairs.items():
           moments = self.moments.setdefault(key, np.zeros(6))
           moments += (x, y, x * x, y * y, x * y, abs(x - y))
-      heapq.heappush(self.worst, (-float(real), -float(fused), name))
-      if len(self.worst) > WORST:
-        heapq.heappop(self.worst)
+      self.extremes.add(ImageScores(name, float(real), float(fused), expected))
 
   def merge(self, other: Totals) -> None:
     """Adds the sums of other images."""
@@ -125,8 +98,7 @@ class Totals:
       for key, value in theirs.items():
         mine[key] = mine[key] + value if key in mine else value
     self.points.merge(other.points)
-    self.worst = heapq.nlargest(WORST, self.worst + other.worst)
-    heapq.heapify(self.worst)
+    self.extremes.merge(other.extremes)
 
   def arrays(self) -> dict[str, np.ndarray]:
     """All of it as arrays, for another process; `of_arrays` reads them."""
@@ -136,8 +108,7 @@ class Totals:
       "images": np.array([self.images, self.points.stride, self.points.seen]),
       "image_miou": np.array(self.image_miou),
       "points": np.array(self.points.points, np.float64).reshape(-1, 2),
-      "worst": np.array([row[:2] for row in self.worst], np.float64).reshape(-1, 2),
-      "names": np.array([row[2] for row in self.worst], np.str_),
+      **{f"extremes/{key}": value for key, value in self.extremes.arrays().items()},
     }
 
   @classmethod
@@ -145,17 +116,14 @@ class Totals:
     """From `arrays`."""
     images, stride, seen = (int(n) for n in arrays["images"])
     points = Thinned([(float(x), float(y)) for x, y in arrays["points"]], stride, seen)
-    worst = [(float(a), float(b), str(n)) for (a, b), n in zip(arrays["worst"], arrays["names"], strict=True)]
-    sums: dict[str, dict[str, np.ndarray]] = {"counts": {}, "image_scores": {}, "moments": {}}
+    sums: dict[str, dict[str, np.ndarray]] = {"counts": {}, "image_scores": {}, "moments": {}, "extremes": {}}
     for name, value in arrays.items():
       kind, _, key = name.partition("/")
       if key:
         sums[kind][key] = value
-    return cls(images=images, points=points, image_miou=float(arrays["image_miou"]), worst=worst, **sums)
-
-  def worst_first(self) -> list[tuple[float, float, str]]:
-    """(accuracy, fused accuracy, name), percent."""
-    return sorted((-a, -f, name) for a, f, name in self.worst)
+    extremes = Extremes.of_arrays(sums.pop("extremes"))
+    image_miou = float(arrays["image_miou"])
+    return cls(images=images, points=points, image_miou=image_miou, extremes=extremes, **sums)
 
 
 class Evaluator:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
 from errseg_jax.inference.choice import Choice, fused_probabilities, rebalanced
@@ -24,7 +25,9 @@ from errseg_jax.models.tiles import added, band, empty
 from errseg_jax.structs import DatasetInfo, Outputs, Prediction
 
 
-def to_prediction(outputs: Outputs, scores: jax.Array, choice: dict[str, jax.Array]) -> Prediction:
+def to_prediction(
+  outputs: Outputs, scores: Float[Array, "B H W C"], choice: dict[str, Float[Array, "..."]]
+) -> Prediction:
   """`rebalanced` logits, and the class scores of the labels that are handed out -> labels and calibrated P_ep.
 
   Without an error branch 1 - max P_sb stands in for P_ep, at the temperature that was chosen, where one was; without a
@@ -163,7 +166,7 @@ class TrainedNetwork:
         out[:, first:end] = part[:, :done]
     return whole
 
-  def predict(self, image: np.ndarray) -> Prediction:
+  def predict(self, image: UInt8[np.ndarray, "H W channels"]) -> Prediction:
     """One image.
 
     Args:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
+import platform
 import statistics
 import time
 from typing import Any
@@ -19,6 +21,24 @@ def hardware() -> dict[str, Any]:
   """What the scores were computed on."""
   device = jax.local_devices()[0]
   return {"platform": device.platform, "device": device.device_kind, "jax": jax.__version__}
+
+
+def versions() -> dict[str, str]:
+  """Of Python and of the packages that scores depend on."""
+  installed = (
+    "errseg-jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "grain",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+  )
+  return {"python": platform.python_version()} | {
+    name: importlib.metadata.version(name) for name in installed
+  }
 
 
 def speed(

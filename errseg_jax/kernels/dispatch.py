@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, UInt8
 
 from errseg_jax.kernels.banded import banded_labels, banded_sums, counted, needed
 from errseg_jax.kernels.body import UNROLLED
@@ -29,7 +30,10 @@ log = logging.getLogger("errseg")
 
 
 def fused_sums(
-  coarse: Coarse | None, label: jax.Array, terms: Terms, confusion: jax.Array | None = None
+  coarse: Coarse | None,
+  label: UInt8[Array, "B H W"],
+  terms: Terms,
+  confusion: Float[Array, "C C"] | None = None,
 ) -> Sums | None:
   """`Sums` of a batch; None where the reference has to compute them.
 
@@ -59,7 +63,10 @@ def fused_sums(
 
 
 def fused_labels(
-  coarse: Coarse | None, fusion: str, choice: dict[str, jax.Array], weights: tuple[float, ...] = ()
+  coarse: Coarse | None,
+  fusion: str,
+  choice: dict[str, Float[Array, "..."]],
+  weights: tuple[float, ...] = (),
 ) -> Labels | None:
   """`Labels` of a batch; None where the reference has to compute them. Arguments as of `banded.banded_labels`."""
   if coarse is None or coarse.kernels == "reference":
@@ -81,7 +88,7 @@ def fused_labels(
 
 
 def fused_counts(
-  outputs: Outputs, label: jax.Array, count: Callable[[Outputs, jax.Array], tuple[Any, Any]]
+  outputs: Outputs, label: UInt8[Array, "B H W"], count: Callable[[Outputs, jax.Array], tuple[Any, Any]]
 ) -> tuple[Any, Any] | None:
   """`banded.counted` of a forward pass; None where the reference has to count, from the whole maps."""
   if outputs.coarse is None:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Array, Float, UInt8
 
 from errseg_jax.metrics.calibration import IDENTITY, Calibration
 from errseg_jax.pixel_losses import PLAIN, Confusion, CrossEntropy
@@ -88,12 +89,12 @@ class Sums:
   mass: Any = None
   area: Any = None
 
-  def error_rate(self) -> jax.Array:
+  def error_rate(self) -> Float[Array, ""]:
     """Wrong pixels among the valid ones, percent; 0 without one."""
     wrong, correct = self.wrong_count.sum(), self.correct_count.sum()
     return 100 * wrong / jnp.maximum(wrong + correct, 1.0)
 
-  def error_loss(self, w1: float, w2: float, w3: float | None, w3_min: float) -> jax.Array:
+  def error_loss(self, w1: float, w2: float, w3: float | None, w3_min: float) -> Float[Array, ""]:
     """L_ep (P0, Eq. 2) with the weights of `losses.ErrorLoss`."""
     valid = self.wrong_count.sum() + self.correct_count.sum()
     own = self.wrong_count / jnp.maximum(self.correct_count, 1.0)
@@ -101,7 +102,7 @@ class Sums:
     total = w1 * self.easy + w2 * self.hard + jax.lax.stop_gradient(by_image) * self.correct
     return total.sum() / jnp.maximum(valid, 1.0)
 
-  def detail_loss(self, jaccard: float) -> jax.Array:
+  def detail_loss(self, jaccard: float) -> Float[Array, ""]:
     """L_db (P0, Eq. 3), and `jaccard` times the soft Jaccard loss."""
     loss = self.detail.sum() / jnp.maximum(self.weight.sum(), 1.0)
     if not jaccard:
@@ -128,14 +129,14 @@ class Labels:
     confidence: float32, largest fused probability.
   """
 
-  labels: jax.Array
-  semantic_labels: jax.Array
-  detail_labels: jax.Array
-  error_probability: jax.Array
-  confidence: jax.Array
+  labels: UInt8[Array, "*B H W"]
+  semantic_labels: UInt8[Array, "*B H W"]
+  detail_labels: UInt8[Array, "*B H W"]
+  error_probability: Float[Array, "*B H W"]
+  confidence: Float[Array, "*B H W"]
 
 
-def label_counts(label: jax.Array, num_classes: int) -> jax.Array:
+def label_counts(label: UInt8[Array, "B H W"], num_classes: int) -> Float[Array, "B C"]:
   """Labelled pixels of each class, uint8 [B, H, W] -> float32 [B, C]."""
   flat = label.reshape(len(label), -1).astype(jnp.int32)
   flat = jnp.where(flat == IGNORE, num_classes, flat)

@@ -7,6 +7,7 @@ import math
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float, Shaped, UInt8
 
 from errseg_jax.errors import UserError
 from errseg_jax.losses.error import ErrorLoss
@@ -51,18 +52,20 @@ class CascadeLoss:
     """The coarse branch's pixel loss."""
     return self.semantic.pixel
 
-  def matrices(self, counts: np.ndarray) -> np.ndarray:
+  def matrices(self, counts: Shaped[np.ndarray, "C C"]) -> Float[np.ndarray, "C C"]:
     """What `confusion` is for pixels counted by truth and coarse label, [C, C]."""
     return self.semantic.matrices(counts)
 
-  def __call__(self, outputs: Outputs, label: jax.Array, confusion: jax.Array | None = None) -> jax.Array:
+  def __call__(
+    self, outputs: Outputs, label: UInt8[Array, "B H W"], confusion: Float[Array, "C C"] | None = None
+  ) -> Float[Array, ""]:
     """The weighted sum of `terms`."""
     terms = self.terms(outputs, label, confusion)
     return sum(getattr(self, name) * term for name, term in terms.items()) + 0.0
 
   def terms(
-    self, outputs: Outputs, label: jax.Array, confusion: jax.Array | None = None
-  ) -> dict[str, jax.Array]:
+    self, outputs: Outputs, label: UInt8[Array, "B H W"], confusion: Float[Array, "C C"] | None = None
+  ) -> dict[str, Float[Array, ""]]:
     """ "coarse", "attention", "refined" and, where it counts, "fine", each a mean over the valid pixels."""
     fixed = dataclasses.replace(outputs, semantic=jax.lax.stop_gradient(outputs.semantic))
     nll = self.refine.nll(outputs.semantic, outputs.detail, outputs.error, label)

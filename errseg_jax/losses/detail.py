@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Shaped, UInt8
 
 from errseg_jax.errors import UserError
 from errseg_jax.kernels import DetailTerms, Terms, fused_sums
@@ -63,7 +64,9 @@ class DetailLoss:
     if self.jaccard and self.weights == "cascade":
       raise UserError("detail_loss.jaccard must be 0 with detail_loss.weights='cascade': it knows no stages")
 
-  def __call__(self, outputs: Outputs, label: jax.Array, confusion: jax.Array | None = None) -> jax.Array:
+  def __call__(
+    self, outputs: Outputs, label: UInt8[Array, "B H W"], confusion: Float[Array, "C C"] | None = None
+  ) -> Float[Array, ""]:
     """The loss; `confusion` [C, C] where the pixel loss wants it."""
     if self.weights == "cascade":
       return self.cascade(outputs, label, confusion)
@@ -79,11 +82,13 @@ class DetailLoss:
     same = ("weights", "t", "k", "class_weights", "max_probability", "calibration", "pixel")
     return DetailTerms(jaccard=self.jaccard > 0, **{name: getattr(self, name) for name in same})
 
-  def matrices(self, counts: np.ndarray) -> np.ndarray:
+  def matrices(self, counts: Shaped[np.ndarray, "C C"]) -> Float[np.ndarray, "C C"]:
     """What `confusion` is for pixels counted by truth and label, [C, C]."""
     return row_normalised(counts).astype(np.float32)
 
-  def cascade(self, outputs: Outputs, label: jax.Array, confusion: jax.Array | None) -> jax.Array:
+  def cascade(
+    self, outputs: Outputs, label: UInt8[Array, "B H W"], confusion: Float[Array, "C C"] | None
+  ) -> Float[Array, ""]:
     """Sum over the decoders of the mean pixel loss on the pixels that reach them."""
     losses = []
     for logits, reached in outputs.stages:
@@ -91,12 +96,16 @@ class DetailLoss:
       losses.append(weighted_mean(values, self.given_weights(values, label) * reached))
     return jnp.stack(losses).sum()
 
-  def given_weights(self, values: jax.Array, label: jax.Array) -> jax.Array:
+  def given_weights(
+    self, values: Float[Array, "B H W"], label: UInt8[Array, "B H W"]
+  ) -> Float[Array, "B H W"]:
     """Weight of each pixel by its class and by the pixel loss, [B, H, W]."""
     by_class = label_weights(label, self.class_weights, values.dtype)
     return by_class * self.pixel.pixel_weights(values, label)
 
-  def pixel_weights(self, outputs: Outputs, label: jax.Array, values: jax.Array) -> jax.Array:
+  def pixel_weights(
+    self, outputs: Outputs, label: UInt8[Array, "B H W"], values: Float[Array, "B H W"]
+  ) -> Float[Array, "B H W"]:
     """Weight of each pixel [B, H, W], of pixel loss `values`; no gradient flows through it."""
     given = self.given_weights(values, label)
     if self.weights == "all":

@@ -7,6 +7,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, UInt8
 
 from errseg_jax.errors import UserError
 from errseg_jax.kernels import Terms, fused_sums
@@ -17,7 +18,7 @@ from errseg_jax.structs import IGNORE, Outputs
 TARGETS = ("error", "tcp", "tcp_normalised")
 
 
-def error_target(semantic: jax.Array, label: jax.Array) -> jax.Array:
+def error_target(semantic: Float[Array, "B H W C"], label: UInt8[Array, "B H W"]) -> Bool[Array, "B H W"]:
   """M_err of Eq. 1: True where argmax of the frozen logits [..., C] is not the label; False where ignored."""
   return (semantic.argmax(-1) != label) & (label != IGNORE)
 
@@ -48,7 +49,7 @@ class ErrorLoss:
     if not 0 < self.rho < 1:
       raise UserError(f"error_loss.rho={self.rho} must be between 0 and 1")
 
-  def weights(self, semantic: jax.Array, label: jax.Array) -> jax.Array:
+  def weights(self, semantic: Float[Array, "B H W C"], label: UInt8[Array, "B H W"]) -> Float[Array, "B H W"]:
     """Weight of each pixel [B, H, W], from frozen logits [B, H, W, C]; 0 where ignored."""
     wrong, valid = error_target(semantic, label), label != IGNORE
     kind = semantic.dtype
@@ -63,7 +64,7 @@ class ErrorLoss:
     weight = jnp.where(wrong, jnp.where(hard, self.w2, self.w1).astype(kind), w3)
     return weight * valid
 
-  def __call__(self, outputs: Outputs, label: jax.Array) -> jax.Array:
+  def __call__(self, outputs: Outputs, label: UInt8[Array, "B H W"]) -> Float[Array, ""]:
     semantic, logit = outputs.semantic, outputs.error
     if self.target != "error":
       return self.true_class_probability(outputs, label)
@@ -75,7 +76,7 @@ class ErrorLoss:
     valid = (label != IGNORE).astype(loss.dtype)
     return (loss * self.weights(semantic, label)).sum() / jnp.maximum(valid.sum(), 1.0)
 
-  def true_class_probability(self, outputs: Outputs, label: jax.Array) -> jax.Array:
+  def true_class_probability(self, outputs: Outputs, label: UInt8[Array, "B H W"]) -> Float[Array, ""]:
     """Mean squared distance over the valid pixels."""
     log_p = -pixel_cross_entropy(outputs.semantic, label)
     if self.target == "tcp_normalised":

@@ -8,6 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Shaped, UInt8
 
 from errseg_jax.errors import UserError
 from errseg_jax.losses.semantic import SemanticLoss
@@ -37,18 +38,20 @@ class GuidedLoss:
     """The guided scores' pixel loss."""
     return self.semantic.pixel
 
-  def matrices(self, counts: np.ndarray) -> np.ndarray:
+  def matrices(self, counts: Shaped[np.ndarray, "C C"]) -> Float[np.ndarray, "C C"]:
     """What `confusion` is for pixels counted by truth and label, [C, C]."""
     return self.semantic.matrices(counts)
 
-  def __call__(self, outputs: Outputs, label: jax.Array, confusion: jax.Array | None = None) -> jax.Array:
+  def __call__(
+    self, outputs: Outputs, label: UInt8[Array, "B H W"], confusion: Float[Array, "C C"] | None = None
+  ) -> Float[Array, ""]:
     """The weighted sum of `terms`; `confusion` [C, C] where the pixel loss wants it."""
     terms = self.terms(outputs, label, confusion)
     return terms["pixel"] + self.presence * terms["presence"]
 
   def terms(
-    self, outputs: Outputs, label: jax.Array, confusion: jax.Array | None = None
-  ) -> dict[str, jax.Array]:
+    self, outputs: Outputs, label: UInt8[Array, "B H W"], confusion: Float[Array, "C C"] | None = None
+  ) -> dict[str, Float[Array, ""]]:
     """ "pixel" and "presence"; an image without a valid pixel says nothing of presence."""
     present, scores = present_classes(label, outputs.presence.shape[-1]), outputs.presence
     loss = -jax.nn.log_sigmoid(jnp.where(present, scores, -scores)).mean(-1)

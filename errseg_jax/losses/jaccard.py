@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer
 
 from errseg_jax.errors import UserError
 from errseg_jax.pixel_losses import weighted_mean
 from errseg_jax.structs import IGNORE
 
 
-def jaccard_loss(logits: jax.Array, label: jax.Array) -> jax.Array:
+def jaccard_loss(logits: Float[Array, "*pixels C"], label: Integer[Array, "*pixels"]) -> Float[Array, ""]:
   """1 - mean soft IoU of the classes in the batch (Rahman and Wang, ISVC 2016).
 
   IoU is what is reported: cross-entropy alone buys a rare class's recall with many pixels of the common ones.
@@ -27,7 +28,9 @@ def jaccard_loss(logits: jax.Array, label: jax.Array) -> jax.Array:
   return weighted_mean(1 - iou, (area > 0).astype(logits.dtype))
 
 
-def with_jaccard(loss: jax.Array, logits: jax.Array, label: jax.Array, weight: float) -> jax.Array:
+def with_jaccard(
+  loss: Float[Array, ""], logits: Float[Array, "*pixels C"], label: Integer[Array, "*pixels"], weight: float
+) -> Float[Array, ""]:
   """loss + weight * jaccard_loss; at weight 0 its cost is spared."""
   return loss + weight * jaccard_loss(logits, label) if weight else loss
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import numpy as np
+from jaxtyping import Array, Float, Integer, Shaped, UInt8
 
 from errseg_jax.errors import UserError
 from errseg_jax.losses.class_balance import check_balance, check_weighed_once
@@ -40,7 +40,9 @@ class SemanticLoss:
     if self.auxiliary_weight < 0:
       raise UserError(f"semantic_loss.auxiliary_weight={self.auxiliary_weight} must be at least 0")
 
-  def __call__(self, outputs: Outputs, label: jax.Array, confusion: jax.Array | None = None) -> jax.Array:
+  def __call__(
+    self, outputs: Outputs, label: UInt8[Array, "B H W"], confusion: Float[Array, "C C"] | None = None
+  ) -> Float[Array, ""]:
     """The loss; `confusion` [C, C] where the pixel loss wants it."""
     loss = self.pixel_loss(outputs.semantic, label, confusion)
     loss = with_jaccard(loss, outputs.semantic, label, self.jaccard)
@@ -48,11 +50,16 @@ class SemanticLoss:
       return loss
     return loss + self.auxiliary_weight * self.pixel_loss(outputs.auxiliary, label, confusion)
 
-  def matrices(self, counts: np.ndarray) -> np.ndarray:
+  def matrices(self, counts: Shaped[np.ndarray, "C C"]) -> Float[np.ndarray, "C C"]:
     """What `confusion` is for pixels counted by truth and label, [C, C]."""
     return row_normalised(counts).astype(np.float32)
 
-  def pixel_loss(self, logits: jax.Array, label: jax.Array, confusion: jax.Array | None) -> jax.Array:
+  def pixel_loss(
+    self,
+    logits: Float[Array, "B H W C"],
+    label: Integer[Array, "B H W"],
+    confusion: Float[Array, "C C"] | None,
+  ) -> Float[Array, ""]:
     """Mean over the pixels that count for logits [B, H, W, C], label [B, H, W]."""
     values = self.pixel.values(logits, label, confusion)
     given = label_weights(label, self.class_weights, values.dtype)

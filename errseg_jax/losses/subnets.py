@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Shaped, UInt8
 
 from errseg_jax.errors import UserError
 from errseg_jax.losses.jaccard import check_jaccard, with_jaccard
@@ -39,8 +39,11 @@ class SubnetsLoss:
       )
 
   def __call__(
-    self, outputs: Outputs, label: jax.Array, confusion: Sequence[jax.Array] | None = None
-  ) -> jax.Array:
+    self,
+    outputs: Outputs,
+    label: UInt8[Array, "B H W"],
+    confusion: Sequence[Float[Array, "rows rows"]] | None = None,
+  ) -> Float[Array, ""]:
     """The loss; `confusion`: [K_g + 1, K_g + 1] of each group where the pixel loss wants it."""
     losses = []
     for number, (logits, group) in enumerate(zip(outputs.subnets, self.groups, strict=True)):
@@ -50,6 +53,6 @@ class SubnetsLoss:
       losses.append(with_jaccard(loss, logits, own, self.jaccard))
     return jnp.stack(losses).sum()
 
-  def matrices(self, counts: np.ndarray) -> tuple[np.ndarray, ...]:
+  def matrices(self, counts: Shaped[np.ndarray, "C C"]) -> tuple[Float[np.ndarray, "rows rows"], ...]:
     """What `confusion` is for pixels counted by truth and label, [C, C]."""
     return tuple(row_normalised(aggregated(counts, group)).astype(np.float32) for group in self.groups)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Integer
 from scipy import optimize, special
 
 from errseg_jax.metrics.errors import BIN_CENTRES
@@ -30,7 +31,7 @@ class Calibration:
   offset: float = 0.0
   knots: tuple[tuple[float, float], ...] = ()
 
-  def arrays(self) -> dict[str, jax.Array]:
+  def arrays(self) -> dict[str, Float[Array, "..."]]:
     """The numbers, as arguments of `calibrated`; any number of knots has one shape."""
     out = {"scale": jnp.float32(self.scale), "offset": jnp.float32(self.offset)}
     if self.knots:
@@ -42,7 +43,9 @@ class Calibration:
 IDENTITY = Calibration()
 
 
-def calibrated(error: jax.Array, arrays: dict[str, jax.Array]) -> jax.Array:
+def calibrated(
+  error: Float[Array, "*pixels"], arrays: Mapping[str, Float[Array, "..."]]
+) -> Float[Array, "*pixels"]:
   """Raw error logit [...] -> calibrated error logit [...], by `Calibration.arrays`."""
   z = arrays["scale"] * error + arrays["offset"]
   if "knots" not in arrays:
@@ -51,7 +54,7 @@ def calibrated(error: jax.Array, arrays: dict[str, jax.Array]) -> jax.Array:
   return jnp.interp(z, x, y) + jnp.minimum(z - x[0], 0.0) + jnp.maximum(z - x[-1], 0.0)
 
 
-def fit_platt(hist: np.ndarray) -> Calibration:
+def fit_platt(hist: Integer[np.ndarray, "2 bins"]) -> Calibration:
   """Scale and offset of the error logit that minimise the log loss (Platt 1999; temperature and bias)."""
   correct, wrong = np.asarray(hist, float)
   total = correct.sum() + wrong.sum()
@@ -68,7 +71,7 @@ def fit_platt(hist: np.ndarray) -> Calibration:
   return Calibration(float(found.x[0]), float(found.x[1]))
 
 
-def fit_isotonic(hist: np.ndarray) -> Calibration:
+def fit_isotonic(hist: Integer[np.ndarray, "2 bins"]) -> Calibration:
   """The increasing map from error logit to the frequency of errors, by pooling adjacent violators of the histogram.
 
   A step function would tie all pixels of one step. So each step is one knot, at its pixels' mean logit, and the map
@@ -105,7 +108,7 @@ def _pool(blocks: np.ndarray, starts: np.ndarray) -> np.ndarray:
 CALIBRATIONS = {"platt": fit_platt, "isotonic": fit_isotonic, "none": lambda hist: IDENTITY}
 
 
-def fit(kind: str, hist: np.ndarray) -> Calibration:
+def fit(kind: str, hist: Integer[np.ndarray, "2 bins"]) -> Calibration:
   """The calibration that a histogram of raw error logits asks for.
 
   Args:

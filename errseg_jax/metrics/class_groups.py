@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from scipy import linalg, sparse
 from scipy.cluster import hierarchy
 from scipy.spatial import distance
@@ -18,7 +20,7 @@ from errseg_jax.data.class_groups import Groups, check_groups
 from errseg_jax.errors import UserError
 
 
-def checked_counts(counts: np.ndarray, num_classes: int = 0) -> np.ndarray:
+def checked_counts(counts: Any, num_classes: int = 0) -> Float[np.ndarray, "C C"]:
   """A confusion matrix as float64 [C, C].
 
   Args:
@@ -46,14 +48,14 @@ def checked_counts(counts: np.ndarray, num_classes: int = 0) -> np.ndarray:
   return counts
 
 
-def row_normalised(counts: np.ndarray) -> np.ndarray:
+def row_normalised(counts: Shaped[np.ndarray, "C C"]) -> Float[np.ndarray, "C C"]:
   """N, float64 [C, C]: each row of counts [C, C] scaled to sum 1; the row of a class without a pixel is 0."""
   counts = checked_counts(counts)
   totals = counts.sum(1, keepdims=True)
   return counts / np.where(totals > 0, totals, 1)
 
 
-def aggregated(counts: np.ndarray, group: Sequence[int]) -> np.ndarray:
+def aggregated(counts: Shaped[np.ndarray, "C C"], group: Sequence[int]) -> Shaped[np.ndarray, "rows rows"]:
   """Confusion in the output space of a group's subnet.
 
   Args:
@@ -74,7 +76,7 @@ def aggregated(counts: np.ndarray, group: Sequence[int]) -> np.ndarray:
   return out
 
 
-def off_diagonal(counts: np.ndarray) -> np.ndarray:
+def off_diagonal(counts: Shaped[np.ndarray, "C C"]) -> Float[np.ndarray, "C C"]:
   """N with a diagonal of 0."""
   shares = row_normalised(counts)
   np.fill_diagonal(shares, 0)
@@ -155,7 +157,7 @@ class Discovery:
     if self.max_groups < 1:
       raise UserError(f"groups.max_groups={self.max_groups} must be at least 1")
 
-  def __call__(self, counts: np.ndarray) -> Groups:
+  def __call__(self, counts: Shaped[np.ndarray, "C C"]) -> Groups:
     """The groups in a confusion matrix [C, C] of two classes or more, the largest confusion inside first.
 
     Returns:
@@ -171,7 +173,7 @@ class Discovery:
     return tuple(groups[: self.max_groups])
 
 
-def inside_and_across(counts: np.ndarray, groups: Groups) -> tuple[list[float], float]:
+def inside_and_across(counts: Shaped[np.ndarray, "C C"], groups: Groups) -> tuple[list[float], float]:
   """Sums of the off-diagonal N.
 
   Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float, Integer
 from scipy import special
 
 from errseg_jax.metrics import errors
@@ -16,7 +17,9 @@ def _thin(progress: np.ndarray) -> np.ndarray:
   return np.unique(np.append(np.searchsorted(progress, grid), progress.size - 1))
 
 
-def precision_recall_curve(hist: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def precision_recall_curve(
+  hist: Integer[np.ndarray, "2 bins"],
+) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
   """Precision and recall of flagging errors, from the highest threshold to the lowest.
 
   Args:
@@ -37,7 +40,27 @@ def precision_recall_curve(hist: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
   return 100 * recall[keep], 100 * precision[keep], threshold[keep]
 
 
-def risk_coverage_curve(hist: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def flagged_counts(
+  hist: Integer[np.ndarray, "2 bins"], thresholds: Float[np.ndarray, " K"]
+) -> tuple[Integer[np.ndarray, " K"], ...]:
+  """Pixels flagged as errors or not, by whether they are, where P(error) >= t; it acts on bin centres.
+
+  Args:
+    hist: integer [2, 4096], row 0 correct, row 1 wrong.
+    thresholds: [K], ascending, 0..1.
+
+  Returns:
+    true positives, false positives, true negatives, false negatives, int64 [K] each.
+  """
+  correct, wrong = np.asarray(hist, np.int64)
+  first = np.searchsorted(special.expit(errors.BIN_CENTRES), thresholds, side="left")
+  below = [np.concatenate([[0], np.cumsum(row)])[first] for row in (correct, wrong)]
+  return wrong.sum() - below[1], correct.sum() - below[0], below[0], below[1]
+
+
+def risk_coverage_curve(
+  hist: Integer[np.ndarray, "2 bins"],
+) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
   """Error rate of the pixels kept against the share kept, the most confident first.
 
   Args:
@@ -56,7 +79,9 @@ def risk_coverage_curve(hist: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return 100 * coverage[keep], 100 * (errors_kept / kept)[keep]
 
 
-def reliability_curve(hist: np.ndarray, num_bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def reliability_curve(
+  hist: Integer[np.ndarray, "2 bins"], num_bins: int = 15
+) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
   """Predicted probability of error against its frequency.
 
   Args:

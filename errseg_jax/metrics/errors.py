@@ -11,6 +11,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Integer, Shaped
 from scipy import special
 
 Z_LIMIT = 16.0
@@ -21,7 +22,9 @@ IMAGE_SCORES = ("AUROC", "AUPR_error", "FPR95")
 Scores = dict[str, float | None]
 
 
-def baseline_logits(semantic_logits: jax.Array, temperature: float | jax.Array = 1.0) -> dict[str, jax.Array]:
+def baseline_logits(
+  semantic_logits: Float[Array, "*pixels C"], temperature: float | Float[Array, ""] = 1.0
+) -> dict[str, Float[Array, "*pixels"]]:
   """Error scores that the network gives for free, as logits, safe for any confidence.
 
   max_probability: logit(1 - p1) = logsumexp(other logits) - max logit.
@@ -69,7 +72,9 @@ def _row_counts(rows: jax.Array, z: jax.Array, keep: jax.Array, num_rows: int) -
   return counts.reshape(num_rows, NUM_BINS).astype(jnp.int32)
 
 
-def error_histogram(z: jax.Array, is_error: jax.Array, valid: jax.Array) -> jax.Array:
+def error_histogram(
+  z: Float[Array, " B *pixels"], is_error: Bool[Array, " B *pixels"], valid: Bool[Array, " B *pixels"]
+) -> Int[Array, "B 2 bins"]:
   """Counts correct and wrong pixels of each image by error score.
 
   Args:
@@ -86,7 +91,9 @@ def error_histogram(z: jax.Array, is_error: jax.Array, valid: jax.Array) -> jax.
   return _row_counts(rows, z, valid, 2 * batch).reshape(batch, 2, NUM_BINS)
 
 
-def hard_histogram(z: jax.Array, is_hard: jax.Array, valid: jax.Array) -> jax.Array:
+def hard_histogram(
+  z: Float[Array, " B *pixels"], is_hard: Bool[Array, " B *pixels"], valid: Bool[Array, " B *pixels"]
+) -> Int[Array, "B bins"]:
   """Counts hard errors (wrong and confident) by error score: int32 [B, 4096] of [B, H, W]."""
   batch = z.shape[0]
   image = jnp.arange(batch, dtype=jnp.int32).reshape((batch,) + (1,) * (z.ndim - 1))
@@ -141,7 +148,9 @@ def _augrc(correct: np.ndarray, wrong: np.ndarray) -> float | None:
   return _percent(np.sum(size * (errors - 0.5 * wrong)), float(size.sum()) ** 2)
 
 
-def reliability_bins(hist: np.ndarray, num_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def reliability_bins(
+  hist: Integer[np.ndarray, "2 bins"], num_bins: int
+) -> tuple[Shaped[np.ndarray, " K"], Shaped[np.ndarray, " K"], Shaped[np.ndarray, " K"]]:
   """Pixels, summed probability and errors in equal-width bins of sigmoid(z)."""
   probability = special.expit(BIN_CENTRES)
   index = np.minimum((probability * num_bins).astype(int), num_bins - 1)
@@ -158,7 +167,7 @@ def _ece(hist: np.ndarray) -> float | None:
   return _percent(np.abs(probability - wrong).sum(), size.sum())
 
 
-def error_scores(hist: np.ndarray) -> Scores:
+def error_scores(hist: Integer[np.ndarray, "2 bins"]) -> Scores:
   """Threshold-free scores of error detection, over all pixels of the histogram.
 
   AUROC: a wrong pixel scores above a correct one (a tie counts half).
@@ -197,7 +206,9 @@ def _first_flagged(t: float) -> int:
   return int(np.searchsorted(BIN_CENTRES, special.logit(t), side="right"))
 
 
-def threshold_scores(hist: np.ndarray, hard_hist: np.ndarray, t: float) -> Scores:
+def threshold_scores(
+  hist: Integer[np.ndarray, "2 bins"], hard_hist: Integer[np.ndarray, " bins"], t: float
+) -> Scores:
   """Scores of the mask P(error) > t.
 
   Args:
@@ -214,14 +225,39 @@ def threshold_scores(hist: np.ndarray, hard_hist: np.ndarray, t: float) -> Score
   return {"t": float(t), **mask_scores(np.stack([rows[:first].sum(0), rows[first:].sum(0)]))}
 
 
-def mask_counts(mask: jax.Array, is_error: jax.Array, is_hard: jax.Array, valid: jax.Array) -> jax.Array:
+def recall_at(hist: Integer[np.ndarray, "2 bins"], share: float) -> float | None:
+  """Percent of the wrong pixels among the `share` percent of all pixels with the highest score.
+
+  Within the bin at the border, pixels count evenly.
+
+  Args:
+    hist: integer [2, 4096], row 0 correct, row 1 wrong.
+    share: percent of the pixels, 0..100.
+
+  Returns:
+    None without a wrong pixel.
+  """
+  correct, wrong = np.asarray(hist, np.float64)[:, ::-1]
+  if not wrong.sum():
+    return None
+  seen = np.concatenate([[0.0], np.cumsum(correct + wrong)])
+  found = np.concatenate([[0.0], np.cumsum(wrong)])
+  return 100 * float(np.interp(share / 100 * seen[-1], seen, found)) / float(found[-1])
+
+
+def mask_counts(
+  mask: Bool[Array, "*pixels"],
+  is_error: Bool[Array, "*pixels"],
+  is_hard: Bool[Array, "*pixels"],
+  valid: Bool[Array, "*pixels"],
+) -> Int[Array, "2 3"]:
   """Counts for `mask_scores`: int32 [2, 3], pixels left alone and flagged, by correct, wrong and hard."""
   kinds = jnp.stack([~is_error, is_error, is_error & is_hard], -1) & valid[..., None]
   axes = tuple(range(mask.ndim))
   return jnp.stack([(kinds & (mask == flagged)[..., None]).sum(axes) for flagged in (False, True)])
 
 
-def mask_scores(counts: np.ndarray) -> Scores:
+def mask_scores(counts: Integer[np.ndarray, "2 3"]) -> Scores:
   """Scores of an error mask.
 
   Args:
@@ -239,7 +275,7 @@ def mask_scores(counts: np.ndarray) -> Scores:
   }
 
 
-def image_score_sums(hists: np.ndarray) -> np.ndarray:
+def image_score_sums(hists: Integer[np.ndarray, "N 2 bins"]) -> Float[np.ndarray, "3 2"]:
   """Per-image scores, summed: add these up over batches, then call `per_image_scores`.
 
   Args:
@@ -259,7 +295,7 @@ def image_score_sums(hists: np.ndarray) -> np.ndarray:
   return sums
 
 
-def per_image_scores(sums: np.ndarray) -> Scores:
+def per_image_scores(sums: Float[np.ndarray, "3 2"]) -> Scores:
   """Means over images of `image_score_sums` [3, 2], the "per image" convention."""
   means = (float(total / count) if count else None for total, count in sums)
   return dict(zip(IMAGE_SCORES, means, strict=True))

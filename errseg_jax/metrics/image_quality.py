@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float, Integer, Shaped
 
 from errseg_jax.metrics.segmentation import segmentation_scores
 
 
-def expected_iou(labelled: np.ndarray, right: np.ndarray) -> np.ndarray:
+def expected_iou(
+  labelled: Shaped[np.ndarray, " C"], right: Shaped[np.ndarray, " C"]
+) -> Float[np.ndarray, " C"]:
   """IoU of each class to expect in an image.
 
   Of n pixels labelled c, r = sum(1 - P_ep) are expected right, the intersection. P_ep does not say which class a
@@ -27,17 +30,19 @@ def expected_iou(labelled: np.ndarray, right: np.ndarray) -> np.ndarray:
     return 100 * right / (2 * labelled - right)
 
 
-def expected_miou(labelled: np.ndarray, right: np.ndarray) -> float:
+def expected_miou(labelled: Shaped[np.ndarray, " C"], right: Shaped[np.ndarray, " C"]) -> float:
   """Mean of `expected_iou` over the classes in the labels; a class that they lack altogether cannot be foreseen."""
   return float(np.nanmean(expected_iou(labelled, right)))
 
 
-def expected_counts(labels: np.ndarray, error_probability: np.ndarray, num_classes: int):
+def expected_counts(
+  labels: Integer[np.ndarray, "H W"], error_probability: Float[np.ndarray, "H W"], num_classes: int
+) -> tuple[Integer[np.ndarray, " C"], Float[np.ndarray, " C"]]:
   """(labelled [C], right [C]) of an image's label map [H, W] and calibrated P_ep [H, W]."""
   labels, p = np.ravel(labels), np.ravel(error_probability).astype(np.float64)
   return np.bincount(labels, minlength=num_classes), np.bincount(labels, 1 - p, num_classes)
 
 
-def image_miou(confusion: np.ndarray) -> float:
+def image_miou(confusion: Integer[np.ndarray, "C C"]) -> float:
   """mIoU of one image, percent, over the classes in its truth or labels; confusion [C, C], rows truth."""
   return segmentation_scores(confusion, [str(c) for c in range(len(confusion))])["mIoU"] or 0.0

@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Integer, UInt8
 
 from errseg_jax.metrics.errors import BIN_CENTRES, error_histogram, error_scores
 from errseg_jax.structs import IGNORE
 
 
-def present_classes(label: jax.Array, num_classes: int) -> jax.Array:
+def present_classes(label: UInt8[Array, "B H W"], num_classes: int) -> Bool[Array, "B C"]:
   """bool [B, C]: the class has a pixel in the image.
 
   Args:
@@ -23,7 +24,7 @@ def present_classes(label: jax.Array, num_classes: int) -> jax.Array:
   return count(label)[:, :num_classes] > 0
 
 
-def presence_histogram(scores: jax.Array, label: jax.Array) -> jax.Array:
+def presence_histogram(scores: Float[Array, "B C"], label: UInt8[Array, "B H W"]) -> Int[Array, "C 2 bins"]:
   """Images with and without each class by its score; those without a valid pixel count nowhere.
 
   Args:
@@ -38,7 +39,7 @@ def presence_histogram(scores: jax.Array, label: jax.Array) -> jax.Array:
   return error_histogram(scores.T, present.T, labelled.T)
 
 
-def presence_scores(histogram: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
+def presence_scores(histogram: Integer[np.ndarray, "C 2 bins"], classes: tuple[str, ...]) -> dict[str, Any]:
   """Average precision and F1 of each class over images, percent.
 
   Args:

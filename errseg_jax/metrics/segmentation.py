@@ -13,11 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Int, Integer
 
 from errseg_jax.structs import IGNORE
 
 
-def confusion_matrix(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
+def confusion_matrix(
+  labels: Integer[Array, "*pixels"], predictions: Integer[Array, "*pixels"], num_classes: int
+) -> Int[Array, "C C"]:
   """Counts pixels by truth and prediction.
 
   Args:
@@ -65,7 +68,9 @@ def _in_band(label_map: jax.Array, valid: jax.Array, radius: int) -> jax.Array:
   return valid & ((highest != label_map) | (lowest != label_map))
 
 
-def boundary_counts(labels: jax.Array, predictions: jax.Array, num_classes: int, radius: int) -> jax.Array:
+def boundary_counts(
+  labels: Integer[Array, "B H W"], predictions: Integer[Array, "B H W"], num_classes: int, radius: int
+) -> Int[Array, "2 C"]:
   """Intersection and union of the inner boundary bands of each class.
 
   The band of class c is the pixels of c with a pixel of another class within `radius` (square
@@ -111,7 +116,9 @@ def _by_class(values: np.ndarray, classes: Sequence[str]) -> dict[str, float | N
   return {name: None if np.isnan(v) else float(v) for name, v in zip(classes, values, strict=True)}
 
 
-def segmentation_scores(confusion: np.ndarray, classes: Sequence[str], absent: Sequence[str] = ()) -> dict:
+def segmentation_scores(
+  confusion: Integer[np.ndarray, "C C"], classes: Sequence[str], absent: Sequence[str] = ()
+) -> dict:
   """The usual scores of a confusion matrix.
 
   Args:
@@ -139,18 +146,22 @@ def segmentation_scores(confusion: np.ndarray, classes: Sequence[str], absent: S
   }
 
 
-def mean_iou(confusion: np.ndarray) -> float:
+def mean_iou(confusion: Integer[np.ndarray, "C C"]) -> float:
   """Of a confusion matrix alone, percent; 0 without a class."""
   return segmentation_scores(confusion, [str(c) for c in range(len(confusion))])["mIoU"] or 0.0
 
 
-def boundary_iou(counts: np.ndarray, classes: Sequence[str], left_out: Sequence[str] = ()) -> dict:
+def boundary_iou(
+  counts: Integer[np.ndarray, "2 C"], classes: Sequence[str], left_out: Sequence[str] = ()
+) -> dict:
   """Boundary IoU of `boundary_counts` [2, C]: mBIoU and BIoU (class -> percent, or None as those `left_out`)."""
   values = _ratio(counts[0], np.where([name in left_out for name in classes], 0, counts[1]))
   return {"mBIoU": _mean(values), "BIoU": _by_class(values, classes)}
 
 
-def top_confusions(confusion: np.ndarray, classes: Sequence[str], k: int) -> list[tuple[str, str, float]]:
+def top_confusions(
+  confusion: Integer[np.ndarray, "C C"], classes: Sequence[str], k: int
+) -> list[tuple[str, str, float]]:
   """The k largest off-diagonal cells as (truth, predicted, percent of the truth's pixels)."""
   confusion = np.asarray(confusion, np.int64)
   share = np.nan_to_num(_ratio(confusion, confusion.sum(1, keepdims=True)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, UInt8
 from scipy import interpolate, optimize
 
 from errseg_jax.structs import IGNORE
@@ -12,7 +13,7 @@ from errseg_jax.structs import IGNORE
 INVERSES = 2.0 ** np.linspace(-4, 2, 13)  # 1 / T of the grid: T from 16 down to 1/4
 
 
-def nll_slopes(logits: jax.Array, label: jax.Array) -> jax.Array:
+def nll_slopes(logits: Float[Array, "B H W C"], label: UInt8[Array, "B H W"]) -> Float[Array, "13"]:
   """Slope of the summed negative log-likelihood of softmax(b logits) in b, at each b of INVERSES.
 
   It is the sum over pixels of E[logit] - logit[label], the mean under softmax(b logits), and rises with b: the
@@ -37,7 +38,7 @@ def nll_slopes(logits: jax.Array, label: jax.Array) -> jax.Array:
   return jax.lax.map(slope, jnp.array(INVERSES, jnp.float32))
 
 
-def fit_temperature(slopes: np.ndarray) -> float:
+def fit_temperature(slopes: Float[np.ndarray, "13"]) -> float:
   """T of the largest likelihood of softmax(logits / T), between the points of the grid by monotone cubic
   interpolation of the slopes over log T; the end of the grid where it lies beyond.
 

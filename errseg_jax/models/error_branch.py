@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
+from jaxtyping import Array, Float, Integer
 
 from errseg_jax.models.layers import GAU, ConvGNReLU, param_dtype
 from errseg_jax.models.resize import resize
@@ -18,14 +19,16 @@ from errseg_jax.structs import Features
 PRIORS = ("none", "msp", "detail")
 
 
-def max_probability_logit(logits: jax.Array) -> jax.Array:
+def max_probability_logit(logits: Float[Array, "*pixels C"]) -> Float[Array, "*pixels"]:
   """logit(1 - max softmax), [..., C] -> [...], as logsumexp(other logits) - max logit; clipped to +-20."""
   top = logits.max(-1, keepdims=True)
   others = jnp.where(jax.nn.one_hot(logits.argmax(-1), logits.shape[-1], dtype=bool), -jnp.inf, logits)
   return jnp.clip(jax.nn.logsumexp(others, -1) - top[..., 0], -20.0, 20.0)
 
 
-def disbelief_logit(detail_logits: jax.Array, labels: jax.Array) -> jax.Array:
+def disbelief_logit(
+  detail_logits: Float[Array, "*pixels C"], labels: Integer[Array, "*pixels"]
+) -> Float[Array, "*pixels"]:
   """logit(1 - P_db[label]): how little the detail branch believes a label map; clipped to +-20.
 
   Args:
@@ -37,7 +40,9 @@ def disbelief_logit(detail_logits: jax.Array, labels: jax.Array) -> jax.Array:
   return jnp.clip(jax.nn.logsumexp(others, -1) - own[..., 0], -20.0, 20.0)
 
 
-def unweighted(logits: jax.Array, weights: tuple[float, ...], share: float | jax.Array = 1.0) -> jax.Array:
+def unweighted(
+  logits: Float[Array, "*pixels C"], weights: tuple[float, ...], share: float | Float[Array, ""] = 1.0
+) -> Float[Array, "*pixels C"]:
   """Logits [..., C] whose softmax estimates P(class), from ones trained with a weight for each class.
 
   Under weights w the cross-entropy is smallest at w P / sum(w P); see Menon et al., ICLR 2021. () changes nothing.
@@ -53,7 +58,7 @@ def unweighted(logits: jax.Array, weights: tuple[float, ...], share: float | jax
   return logits - jnp.broadcast_to(shift, logits.shape)
 
 
-def confidence_maps(logits: jax.Array) -> jax.Array:
+def confidence_maps(logits: Float[Array, "*pixels C"]) -> Float[Array, "*pixels 3"]:
   """Entropy (in units of log C), max probability and top-2 margin of softmax(logits), [..., C] -> [..., 3]."""
   log_p = jax.nn.log_softmax(logits)
   p = jnp.exp(log_p)

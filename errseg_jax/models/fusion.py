@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from errseg_jax.models.error_branch import disbelief_logit, max_probability_logit
 
@@ -14,7 +15,9 @@ CANDIDATES = (*FUSIONS, "refined")
 """What may be chosen: "refined" is what a cascade makes of its branches itself (`models.cascade.Refine`)."""
 
 
-def gate_features(semantic: jax.Array, detail: jax.Array, error: jax.Array) -> jax.Array:
+def gate_features(
+  semantic: Float[Array, "*pixels C"], detail: Float[Array, "*pixels C"], error: Float[Array, "*pixels"]
+) -> Float[Array, "*pixels 6"]:
   """What the learned gate looks at, [..., 6].
 
   The raw error logit, both networks' own doubts, the detail branch's disbelief in the frozen label,
@@ -36,13 +39,13 @@ def gate_features(semantic: jax.Array, detail: jax.Array, error: jax.Array) -> j
 
 
 def detail_share(
-  semantic: jax.Array,
-  detail: jax.Array,
-  error: jax.Array | None,
+  semantic: Float[Array, "*pixels C"],
+  detail: Float[Array, "*pixels C"],
+  error: Float[Array, "*pixels"] | None,
   fusion: str,
-  threshold: float | jax.Array = 0.5,
-  gate: jax.Array | None = None,
-) -> jax.Array:
+  threshold: float | Float[Array, ""] = 0.5,
+  gate: Float[Array, "6"] | None = None,
+) -> Float[Array, "*pixels"]:
   """Weight of P_db per pixel, [...], 0..1.
 
   Args:
@@ -68,7 +71,9 @@ def detail_share(
   raise ValueError(f"unknown fusion {fusion!r}; known: {', '.join(FUSIONS)}")
 
 
-def fuse(semantic: jax.Array, detail: jax.Array, share: jax.Array) -> jax.Array:
+def fuse(
+  semantic: Float[Array, "*pixels C"], detail: Float[Array, "*pixels C"], share: Float[Array, "*pixels"]
+) -> Float[Array, "*pixels C"]:
   """P_f = share * P_db + (1 - share) * P_sb (Eq. 5), probabilities [..., C]."""
   share = share[..., None]
   return share * jax.nn.softmax(detail) + (1 - share) * jax.nn.softmax(semantic)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import io
 import json
 import os
@@ -18,34 +17,27 @@ import numpy as np
 from PIL import Image
 
 from errseg_jax.report import plots, tables
+from errseg_jax.report.gallery import GalleryItem
 from errseg_jax.structs import DatasetInfo
 
 _FOLDER = pathlib.Path(__file__).parent
-
-
-@dataclasses.dataclass(frozen=True)
-class GalleryItem:
-  """One image of the gallery.
-
-  Attributes:
-    name: the image's name.
-    image: uint8 [H, W, 3], RGB.
-    truth: uint8 [H, W], train ids, 255 = ignore.
-    semantic: uint8 [H, W], labels of the frozen network.
-    detail: uint8 [H, W], labels of the detail branch.
-    error_probability: float32 [H, W], 0..1.
-    accuracy: percent of the labelled pixels that `semantic` has right, None without any.
-    fused_accuracy: the same of the corrected labels, as chosen.
-  """
-
-  name: str
-  image: np.ndarray
-  truth: np.ndarray
-  semantic: np.ndarray
-  detail: np.ndarray
-  error_probability: np.ndarray
-  accuracy: float | None
-  fused_accuracy: float | None
+REASONS = {
+  "worst": "worst",
+  "gained": "most gained",
+  "lost": "most lost",
+  "best": "best",
+}
+VIEWS = {
+  "image": "image",
+  "truth": "truth",
+  "semantic": "network",
+  "error": "P(error)",
+  "mask": "flagged at t",
+  "detail": "detail branch",
+  "fused": "corrected at t",
+}
+STYLE = _FOLDER / "report.css"
+"""Of all pages."""
 
 
 def data_uri(array: np.ndarray, kind: str, **options) -> str:
@@ -55,7 +47,7 @@ def data_uri(array: np.ndarray, kind: str, **options) -> str:
   return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _maps(item: GalleryItem) -> dict:
+def _maps(item: GalleryItem) -> dict[str, str]:
   """What the browser computes with: 8-bit maps, P(error) in steps of 1/255."""
   probability = np.clip(np.asarray(item.error_probability, np.float64), 0, 1)
   maps = {
@@ -64,8 +56,7 @@ def _maps(item: GalleryItem) -> dict:
     "detail": item.detail,
     "error": np.round(255 * probability),
   }
-  uris = {k: data_uri(np.asarray(v, np.uint8), "png", optimize=True) for k, v in maps.items()}
-  return {"name": item.name, **uris}
+  return {k: data_uri(np.asarray(v, np.uint8), "png", optimize=True) for k, v in maps.items()}
 
 
 def _figure(item: GalleryItem) -> dict:
@@ -77,6 +68,9 @@ def _figure(item: GalleryItem) -> dict:
     "width": width,
     "accuracy": tables.number(item.accuracy, 1),
     "fused_accuracy": tables.number(item.fused_accuracy, 1),
+    "expected": None if item.expected is None else tables.number(item.expected, 1),
+    "reasons": item.reasons,
+    "maps": _maps(item),
   }
 
 
@@ -103,15 +97,18 @@ def _sections(results: Mapping, curves: Mapping, info: DatasetInfo) -> dict:
   return {
     "segmentation": tables.segmentation_table(results),
     "classes": tables.class_table(results, info),
+    "class_gains": plots.class_gains(results, info.classes) if results.get("fused") else None,
     "error_scores": tables.error_score_table(error) if error else None,
     "conventions": tables.convention_table(error),
     "thresholds": tables.threshold_table(results) if error.get("by_threshold") else None,
     "confusion": heat_map,
     "pairs": pairs,
+    "groups": [[info.classes[index] for index in group] for group in curves.get("groups") or ()],
     "detection": detection,
     "image_level": tables.image_level_table(image_level) if image_level else None,
     "foreseen": foreseen,
     "speed": tables.speed_table(speed) if speed else None,
+    "versions": tables.version_table(results["versions"]) if results.get("versions") else None,
   }
 
 
@@ -129,17 +126,39 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
     raise
 
 
-def render(template: str, **values: Any) -> str:
-  """A page of this folder, in the one style of all pages; every value is escaped."""
+def render(template: str, folder: pathlib.Path = _FOLDER, **values: Any) -> str:
+  """A page of a folder, which may show `style`, the one style of all pages; every value is escaped."""
   environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(_FOLDER),
+    loader=jinja2.FileSystemLoader(folder),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  style = markupsafe.Markup((_FOLDER / "report.css").read_text("utf-8"))
+  style = markupsafe.Markup(STYLE.read_text("utf-8"))
   return environment.get_template(template).render(style=style, **values)
+
+
+def gallery_values(
+  gallery: Sequence[GalleryItem], info: DatasetInfo, threshold: float | None
+) -> dict[str, Any]:
+  """What gallery.html.jinja and viewer.html.jinja need; the slider starts at `threshold`, or in the middle."""
+  start, ramp = 0.5 if threshold is None else threshold, plots.error_ramp()
+  return {
+    "script": markupsafe.Markup((_FOLDER / "report.js").read_text("utf-8")),
+    "info": info,
+    "gallery": [_figure(item) for item in gallery],
+    "reasons": {key: text for key, text in REASONS.items() if any(key in item.reasons for item in gallery)},
+    "views": VIEWS,
+    "threshold": start,
+    "ramp_stops": ["#{:02x}{:02x}{:02x}".format(*colour) for colour in ramp[::17]],
+    "data": {
+      "classes": info.classes,
+      "palette": info.palette,
+      "ramp": ramp.tolist(),
+      "threshold": start,
+    },
+  }
 
 
 def write_report(
@@ -150,6 +169,7 @@ def write_report(
   gallery: Sequence[GalleryItem],
   info: DatasetInfo,
   config: Mapping,
+  issues: Mapping | None = None,
 ) -> None:
   """Writes the report; a reader of `path` sees the old file or the whole new one.
 
@@ -158,35 +178,25 @@ def write_report(
     results: the content of results.json; "control", scores like those of "semantic", is optional.
     history: rows of metrics.jsonl, {"stage", "step", name: value}.
     curves: "histograms": {score name: integer [2, 4096]}, "confusion_semantic" and
-      "confusion_fused": integer [C, C], "image_accuracy": percent [N, 2], expected and real.
+      "confusion_fused": integer [C, C], "image_accuracy": percent [N, 2], expected and real; "groups": confused
+      classes.
     gallery: images to show, the worst first.
     info: class names and colours.
     config: the resolved config.
+    issues: the content of label_issues.json, where there is one.
   """
   chosen = results.get("chosen") or {}
-  threshold = chosen.get("threshold")
-  ramp = plots.error_ramp()
   html = render(
     "report.html.jinja",
-    script=markupsafe.Markup((_FOLDER / "report.js").read_text("utf-8")),
     results=results,
     chosen=chosen,
     image_size=(results.get("speed") or {}).get("image_size"),
     hardware=results.get("hardware"),
-    info=info,
-    headline=tables.headline(results),
+    headline=tables.headline(results, curves.get("histograms") or {}),
     training=plots.training_curves(history),
-    gallery=[_figure(item) for item in gallery],
-    threshold=0.5 if threshold is None else threshold,
-    ramp_stops=["#{:02x}{:02x}{:02x}".format(*colour) for colour in ramp[::17]],
-    data={
-      "items": [_maps(item) for item in gallery],
-      "classes": info.classes,
-      "palette": info.palette,
-      "ramp": ramp.tolist(),
-      "threshold": 0.5 if threshold is None else threshold,
-    },
+    issues=tables.issue_table(issues) if issues else None,
     config=json.dumps(config, indent=2, default=str, ensure_ascii=False),
+    **gallery_values(gallery, info, chosen.get("threshold")),
     **_sections(results, curves, info),
   )
   write_atomically(pathlib.Path(path), html)

@@ -161,6 +161,30 @@ def image_accuracy(points: np.ndarray, scores: Mapping[str, float | None]) -> Pl
   return Plot(_svg(figure), caption, f"Scatter plot of {len(points)} images. {caption}")
 
 
+@mpl.rc_context(RC)
+def class_gains(results: Mapping[str, Any], classes: Sequence[str]) -> Plot | None:
+  """A bar for each class: by how much correction changes its IoU; None where it changes none.
+
+  Args:
+    results: the content of results.json, with "fused".
+    classes: their names.
+  """
+  before, after = results["semantic"]["IoU"], results["fused"]["IoU"]
+  known = [name for name in classes if before.get(name) is not None and after.get(name) is not None]
+  gains = {name: after[name] - before[name] for name in sorted(known, key=lambda n: after[n] - before[n])}
+  if not any(abs(gain) >= 0.005 for gain in gains.values()):
+    return None
+  figure, axes = _axes("change of the IoU by correction", "", (6.4, 1.0 + 0.2 * len(gains)))
+  colours = [COLOURS[0] if gain >= 0 else COLOURS[1] for gain in gains.values()]
+  axes.barh(range(len(gains)), list(gains.values()), color=colours, height=0.7)
+  axes.set_yticks(range(len(gains)), list(gains), fontsize=8 if len(gains) < 60 else 5)
+  axes.set_ylim(-0.7, len(gains) - 0.3)
+  axes.axvline(0, color="#1b1f24", linewidth=0.8)
+  axes.grid(axis="y", visible=False)
+  told = ", ".join(f"{name} {gain:+.1f}" for name, gain in reversed(gains.items()))
+  return Plot(_svg(figure), "IoU of each class, corrected less network's.", f"Bars, change of IoU: {told}.")
+
+
 def confusion_figure(
   confusion: np.ndarray, classes: Sequence[str], groups: Sequence[Sequence[int]] = ()
 ) -> Figure:

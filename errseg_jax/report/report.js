@@ -1,17 +1,19 @@
 "use strict";
 
 // The gallery: labels and P(error) of each image are decoded once it comes near the window, and
-// drawn again for the threshold t. window.errsegReport.state() tells what is shown.
+// drawn again for the threshold t. A panel opens the viewer, which shows one image large.
+// window.errsegReport.state() tells what is shown.
 (() => {
   const IGNORE = 255;
   const data = JSON.parse(document.getElementById("gallery-data").textContent);
   const slider = document.getElementById("threshold");
-  const valueText = document.getElementById("threshold-value");
+  const sliders = document.querySelectorAll("input.threshold");
+  const valueTexts = document.querySelectorAll("output.threshold");
   const summary = document.getElementById("summary");
 
   // ImageData is bytes R, G, B, A; every machine that runs a browser reads them little-endian.
   const pack = ([r, g, b]) => ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
-  const colours = new Uint32Array(256).fill(pack([0, 0, 0]));
+  const colours = new Uint32Array(256);
   data.palette.forEach((colour, i) => { colours[i] = pack(colour); });
   const ramp = Uint32Array.from(data.ramp, pack);
   const cssColour = (name) => {
@@ -22,6 +24,9 @@
   const falseAlarm = cssColour("--false");
   const miss = cssColour("--miss");
   const unflagged = pack([240, 240, 240]);
+  // What has no label is chequered, as no class is.
+  const CHECK = 4;
+  const chequers = [pack([250, 250, 250]), pack([200, 200, 200])];
   const unlabelled = pack([120, 120, 120]);
 
   const percent = (x, digits = 1) => (x === null ? "–" : `${x.toFixed(digits)} %`);
@@ -40,7 +45,7 @@
     const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
     const grey = new Uint8Array(pixels.length / 4);
     for (let i = 0; i < grey.length; i++) grey[i] = pixels[4 * i];
-    return grey;
+    return { grey, width: canvas.width, height: canvas.height };
   }
 
   function paint(canvas, colourOf) {
@@ -53,7 +58,7 @@
   class Item {
     constructor(article) {
       this.article = article;
-      this.source = data.items[Number(article.dataset.index)];
+      this.name = article.dataset.name;
       this.inView = false;
       this.loading = null;
       this.maps = null;
@@ -66,17 +71,48 @@
     }
 
     load() {
-      this.loading ??= Promise.all(
-        ["truth", "semantic", "detail", "error"].map((name) => decode(this.source[name])),
-      ).then(([truth, semantic, detail, error]) => {
-        this.maps = { truth, semantic, detail, error };
-        this.count();
-        paint(this.canvas("truth"), (i) => colours[truth[i]]);
-        paint(this.canvas("semantic"), (i) => colours[semantic[i]]);
-        paint(this.canvas("error"), (i) => ramp[error[i]]);
-        this.article.addEventListener("pointermove", (event) => this.probe(event));
-      });
+      this.loading ??= this.read();
       return this.loading;
+    }
+
+    // Its maps lie in a script element of its own: what nobody scrolls to is never parsed.
+    async read() {
+      const source = JSON.parse(this.article.querySelector("script").textContent);
+      const names = ["truth", "semantic", "detail", "error"];
+      const decoded = await Promise.all(names.map((name) => decode(source[name])));
+      const { width, height } = decoded[0];
+      this.maps = Object.fromEntries(names.map((name, i) => [name, decoded[i].grey]));
+      Object.assign(this, { width, height });
+      for (const canvas of this.article.querySelectorAll("canvas")) Object.assign(canvas, { width, height });
+      this.count();
+      for (const map of ["truth", "semantic", "error"]) paint(this.canvas(map), this.colourOf(map));
+      const probe = this.article.querySelector(".probe");
+      this.article.addEventListener("pointermove", (event) => {
+        if (event.target instanceof HTMLCanvasElement) probe.textContent = this.told(event);
+      });
+    }
+
+    // What a map looks like at the threshold t: pixel -> colour.
+    colourOf(map, t) {
+      const { truth, semantic, detail, error } = this.maps;
+      if (map === "error") return (i) => ramp[error[i]];
+      if (map === "fused") return (i) => colours[error[i] / 255 > t ? detail[i] : semantic[i]];
+      if (map !== "mask") {
+        const labels = this.maps[map];
+        return (i) => (labels[i] === IGNORE ? this.chequer(i) : colours[labels[i]]);
+      }
+      return (i) => {
+        const isFlagged = error[i] / 255 > t;
+        if (truth[i] === IGNORE) return unlabelled;
+        if (semantic[i] === truth[i]) return isFlagged ? falseAlarm : unflagged;
+        return isFlagged ? hit : miss;
+      };
+    }
+
+    chequer(i) {
+      const x = i % this.width;
+      const y = (i - x) / this.width;
+      return chequers[(Math.floor(x / CHECK) + Math.floor(y / CHECK)) % 2];
     }
 
     // Pixels by the 8-bit value of P(error): each read-out is then a sum over 256 numbers.
@@ -118,14 +154,7 @@
     draw(t) {
       if (this.drawn === t) return;
       this.drawn = t;
-      const { truth, semantic, detail, error } = this.maps;
-      paint(this.canvas("fused"), (i) => colours[error[i] / 255 > t ? detail[i] : semantic[i]]);
-      paint(this.canvas("mask"), (i) => {
-        const isFlagged = error[i] / 255 > t;
-        if (truth[i] === IGNORE) return unlabelled;
-        if (semantic[i] === truth[i]) return isFlagged ? falseAlarm : unflagged;
-        return isFlagged ? hit : miss;
-      });
+      for (const map of ["fused", "mask"]) paint(this.canvas(map), this.colourOf(map, t));
       this.scores = this.score(t);
       this.report();
     }
@@ -135,20 +164,24 @@
       for (const name of ["flagged", "accuracy", "precision", "recall"]) {
         this.article.dataset[name] = s[name] === null ? "" : String(s[name]);
       }
-      this.article.querySelector(".readout").textContent =
-        `${percent(s.flagged)} flagged (precision ${percent(s.precision)}, recall ${percent(s.recall)}), ` +
+      this.article.querySelector(".readout").textContent = this.readout();
+    }
+
+    readout() {
+      const s = this.scores;
+      return `${percent(s.flagged)} flagged (precision ${percent(s.precision)}, recall ${percent(s.recall)}), ` +
         `accuracy ${percent(s.before)} → ${percent(s.accuracy)}`;
     }
 
-    probe(event) {
+    // The pixel under the pointer, in words.
+    told(event) {
       const canvas = event.target;
-      if (!(canvas instanceof HTMLCanvasElement)) return;
-      const x = Math.min(canvas.width - 1, Math.floor((event.offsetX / canvas.clientWidth) * canvas.width));
-      const y = Math.min(canvas.height - 1, Math.floor((event.offsetY / canvas.clientHeight) * canvas.height));
-      const i = Math.max(0, y) * canvas.width + Math.max(0, x);
+      const at = (offset, shown, size) => Math.max(0, Math.min(size - 1, Math.floor((offset / shown) * size)));
+      const x = at(event.offsetX, canvas.clientWidth, this.width);
+      const y = at(event.offsetY, canvas.clientHeight, this.height);
+      const i = y * this.width + x;
       const { truth, semantic, detail, error } = this.maps;
-      this.article.querySelector(".probe").textContent =
-        `x ${x}, y ${y}: truth ${className(truth[i])}, network ${className(semantic[i])}, ` +
+      return `x ${x}, y ${y}: truth ${className(truth[i])}, network ${className(semantic[i])}, ` +
         `detail branch ${className(detail[i])}, P(error) ${(error[i] / 255).toFixed(2)}`;
     }
   }
@@ -170,6 +203,7 @@
     scheduled = false;
     for (const item of items) if (item.inView && item.maps) item.draw(threshold);
     summarise();
+    if (viewer.open) view();
   }
 
   function schedule() {
@@ -180,9 +214,11 @@
 
   function setThreshold(t) {
     threshold = t;
-    slider.value = String(t);
-    valueText.textContent = t.toFixed(3);
-    slider.setAttribute("aria-valuetext", `t = ${t.toFixed(3)}`);
+    for (const input of sliders) {
+      input.value = String(t);
+      input.setAttribute("aria-valuetext", `t = ${t.toFixed(3)}`);
+    }
+    for (const text of valueTexts) text.textContent = t.toFixed(3);
     schedule();
   }
 
@@ -192,9 +228,111 @@
     if (t >= 0 && t <= 1) setThreshold(t);
   }
 
+  // Which images are listed: all, or those that are there for one reason; a page of them at a time.
+  const PAGE = 24;
+  const filters = document.querySelectorAll("button[data-reason]");
+  const more = document.getElementById("more");
+  let reason = "all";
+  let limit = PAGE;
+  let listed = items;
+
+  function list() {
+    listed = items.filter(({ article }) => reason === "all" || article.dataset.reasons.split(" ").includes(reason));
+    const shown = new Set(listed.slice(0, limit));
+    for (const item of items) item.article.hidden = !shown.has(item);
+    for (const button of filters) button.setAttribute("aria-pressed", String(button.dataset.reason === reason));
+    more.hidden = listed.length <= limit;
+    more.textContent = `show ${Math.min(PAGE, listed.length - limit)} more of ${listed.length}`;
+  }
+
+  for (const button of filters) {
+    button.addEventListener("click", () => {
+      reason = button.dataset.reason;
+      limit = PAGE;
+      list();
+    });
+  }
+  more.addEventListener("click", () => {
+    limit += PAGE;
+    list();
+  });
+  list();
+
+  // The viewer.
+  const viewer = document.getElementById("viewer");
+  const large = viewer.querySelector("canvas");
+  const overImage = document.getElementById("over-image");
+  const tabs = Array.from(viewer.querySelectorAll("button[data-view]"));
+  let current = null;
+  let shownMap = "error";
+
+  async function view() {
+    await current.load();
+    const { width, height } = current;
+    Object.assign(large, { width, height });
+    if (shownMap !== "image") paint(large, current.colourOf(shownMap, threshold));
+    if (shownMap === "image" || overImage.checked) {
+      const photo = current.article.querySelector("img");
+      await photo.decode();
+      const context = large.getContext("2d");
+      context.globalAlpha = shownMap === "image" ? 1 : 0.55;
+      context.drawImage(photo, 0, 0, width, height);
+    }
+    const label = tabs.find((tab) => tab.dataset.view === shownMap).textContent;
+    large.setAttribute("aria-label", `${label} of ${current.name}`);
+    large.style.width = `min(100%, ${(70 * width) / height}vh)`;
+    for (const tab of tabs) tab.setAttribute("aria-pressed", String(tab.dataset.view === shownMap));
+    document.getElementById("viewer-title").textContent = current.name;
+    current.scores = current.score(threshold);
+    viewer.querySelector(".readout").textContent = current.readout();
+  }
+
+  function show(item, map) {
+    current = item;
+    shownMap = map;
+    viewer.querySelector(".probe").textContent = "";
+    if (!viewer.open) viewer.showModal();
+    view();
+  }
+
+  function step(by) {
+    const next = listed[listed.indexOf(current) + by];
+    if (next) show(next, shownMap);
+  }
+
+  for (const item of items) {
+    for (const button of item.article.querySelectorAll("button[data-open]")) {
+      button.addEventListener("click", () => show(item, button.dataset.open));
+    }
+  }
+  for (const tab of tabs) tab.addEventListener("click", () => show(current, tab.dataset.view));
+  overImage.addEventListener("change", view);
+  document.getElementById("previous").addEventListener("click", () => step(-1));
+  document.getElementById("next").addEventListener("click", () => step(1));
+  document.getElementById("close").addEventListener("click", () => viewer.close());
+  large.addEventListener("pointermove", (event) => {
+    if (current.maps) viewer.querySelector(".probe").textContent = current.told(event);
+  });
+  viewer.addEventListener("close", () => {
+    while (current.article.hidden) more.click();
+    current.article.scrollIntoView({ block: "nearest" });
+    current.article.querySelector(`button[data-open=${shownMap}]`)?.focus({ preventScroll: true });
+  });
+  viewer.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const ownsArrows = event.target instanceof HTMLInputElement && event.target.type === "range";
+    const tab = tabs[Number(event.key) - 1];
+    if (tab) show(current, tab.dataset.view);
+    else if (event.key === "ArrowLeft" && !ownsArrows) step(-1);
+    else if (event.key === "ArrowRight" && !ownsArrows) step(1);
+    else if (event.key === "o") overImage.click();
+    else return;
+    event.preventDefault();
+  });
+
   const watcher = new IntersectionObserver((entries) => {
     for (const entry of entries) {
-      const item = items[Number(entry.target.dataset.index)];
+      const item = items.find(({ article }) => article === entry.target);
       item.inView = entry.isIntersecting;
       if (item.inView) item.load().then(redraw);
     }
@@ -206,8 +344,9 @@
     shownThreshold: () => items.find((item) => item.inView)?.drawn,
     state: () => ({
       threshold,
-      items: items.map(({ source, scores }) => ({
-        name: source.name,
+      viewer: viewer.open ? { name: current.name, map: shownMap } : null,
+      items: items.map(({ name, scores }) => ({
+        name,
         flagged: scores ? scores.flagged : null,
         accuracy: scores ? scores.accuracy : null,
         precision: scores ? scores.precision : null,
@@ -216,9 +355,11 @@
     }),
   };
 
-  slider.addEventListener("input", () => setThreshold(Number(slider.value)));
-  // On release only: browsers limit how often a page may rewrite its address.
-  slider.addEventListener("change", () => history.replaceState(null, "", `#t=${slider.value}`));
+  for (const input of sliders) {
+    input.addEventListener("input", () => setThreshold(Number(input.value)));
+    // On release only: browsers limit how often a page may rewrite its address.
+    input.addEventListener("change", () => history.replaceState(null, "", `#t=${input.value}`));
+  }
   document.getElementById("reset").addEventListener("click", () => setThreshold(data.threshold));
   window.addEventListener("hashchange", readHash);
   setThreshold(threshold);

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from errseg_jax.metrics import segmentation
+from errseg_jax.metrics import errors, segmentation
 from errseg_jax.structs import DatasetInfo
 
 UNDEFINED = "–"
+FLAGGED = 10  # percent of the pixels that somebody could look at
+ISSUES = 10  # rows of the table of doubtful annotations
 SYSTEMS = {
   "semantic": "network",
   "base": "network without guidance and subnets",
@@ -86,7 +88,8 @@ def _kind(difference: float | None) -> str:
   return "good" if difference > 0 else "bad"
 
 
-def _with_difference(value: float | None, reference: float | None) -> Cell:
+def with_difference(value: float | None, reference: float | None) -> Cell:
+  """A score, and how far it is from the reference."""
   difference = _difference(value, reference)
   return Cell(number(value), _signed(difference), _kind(difference))
 
@@ -100,10 +103,25 @@ def _correction_sentence(results: Mapping) -> str:
   change = _change(results, "fused")
   if change is None:
     return "The mIoU is undefined: no labelled pixel was seen."
+  count = results["num_images"]
+  images = "On 1 image" if count == 1 else f"On {count} images"
   if abs(change) < 0.005:
-    return f"Correction leaves the mIoU at {number(after)}."
-  verb = "raises" if change > 0 else "lowers"
-  return f"Correction {verb} the mIoU from {number(before)} to {number(after)} ({_signed(change)})."
+    return f"{images} the corrected labels have the network’s mIoU, {number(after)}."
+  better = f"{number(abs(change))} mIoU {'better' if change > 0 else 'worse'}"
+  sentence = f"{images} the corrected labels are {better} ({number(before)} → {number(after)})"
+  extremes = _class_changes(results, change > 0)
+  return f"{sentence}; most {'gained' if change > 0 else 'lost'}: {extremes}." if extremes else f"{sentence}."
+
+
+def _class_changes(results: Mapping, gained: bool, count: int = 3) -> str:
+  """The classes whose IoU changed most for the better, or the worse, with their change."""
+  base = results["semantic"]["IoU"]
+  changes = {name: _difference(value, base.get(name)) for name, value in results["fused"]["IoU"].items()}
+  told = {name: change for name, change in changes.items() if change is not None}
+  first = sorted(told, key=lambda name: -told[name] if gained else told[name])[:count]
+  return ", ".join(
+    f"{n} {_signed(told[n])}" for n in first if (told[n] > 0.005 if gained else told[n] < -0.005)
+  )
 
 
 def _control_sentence(results: Mapping) -> str:
@@ -118,22 +136,30 @@ def _control_sentence(results: Mapping) -> str:
   )
 
 
-def _detection_sentence(error: Mapping) -> str:
-  own, free = error.get("AUPR_error"), error.get("baselines", {}).get("max_probability", {})
-  if own is None or free.get("AUPR_error") is None:
+def _detection_sentence(histograms: Mapping) -> str:
+  if "error" not in histograms:
     return ""
+  found = errors.recall_at(histograms["error"], FLAGGED)
+  if found is None:
+    return "The network makes no error."
+  sentence = f"P(error) finds {number(found, 0)} % of the errors in {FLAGGED} % of the pixels"
+  free = "max_probability" in histograms and errors.recall_at(histograms["max_probability"], FLAGGED)
   return (
-    f"P(error) ranks the wrong pixels with an AUPR-error of {number(own, 1)}; "
-    f"1 − max probability, which is free, reaches {number(free['AUPR_error'], 1)}."
+    f"{sentence}; 1 − max probability, which is free, finds {number(free, 0)} %." if free else f"{sentence}."
   )
 
 
-def headline(results: Mapping) -> str:
-  """What came out, in two or three sentences."""
+def headline(results: Mapping, histograms: Mapping[str, np.ndarray]) -> str:
+  """What came out, in two or three sentences.
+
+  Args:
+    results: the content of results.json.
+    histograms: score name -> integer [2, 4096].
+  """
   sentences = [_correction_sentence(results)] if results.get("fused") else []
   if results.get("control") and results.get("fused"):
     sentences.append(_control_sentence(results))
-  sentences.append(_detection_sentence(results.get("error") or {}))
+  sentences.append(_detection_sentence(histograms))
   return " ".join(filter(None, sentences))
 
 
@@ -148,7 +174,7 @@ def segmentation_table(results: Mapping) -> Table:
       rows.append((Cell(label), *(Cell(number(base[n])) for n in names)))
     elif scores:
       head = Cell(label, kind="best" if system == "fused" else "")
-      rows.append((head, *(_with_difference(scores.get(n), base[n]) for n in names)))
+      rows.append((head, *(with_difference(scores.get(n), base[n]) for n in names)))
   caption = "Scores in percent over all labelled pixels; behind them the difference to the network."
   return Table(caption, ("", *names), tuple(rows))
 
@@ -160,7 +186,7 @@ def class_table(results: Mapping, info: DatasetInfo) -> Table:
   rows = []
   for name, colour in zip(info.classes, info.palette, strict=True):
     head = Cell(name, swatch="#{:02x}{:02x}{:02x}".format(*colour))
-    others = (_with_difference(results[s]["IoU"].get(name), base.get(name)) for s in systems[1:])
+    others = (with_difference(results[s]["IoU"].get(name), base.get(name)) for s in systems[1:])
     rows.append((head, Cell(number(base.get(name))), *others))
   caption = "IoU in percent; – is a class that is neither in the truth nor predicted."
   return Table(caption, ("class", *(SYSTEMS[s] for s in systems)), tuple(rows))
@@ -211,7 +237,7 @@ def threshold_table(results: Mapping) -> Table:
     is_chosen = chosen is not None and abs(row["t"] - chosen) < 1e-9
     head = Cell(f"{row['t']:g}", "chosen" if is_chosen else "", "best" if is_chosen else "")
     scores = (Cell(number(row.get(n))) for n in ("IoU", "hard_recall"))
-    rows.append((head, *scores, _with_difference(row.get("mIoU"), results["semantic"]["mIoU"])))
+    rows.append((head, *scores, with_difference(row.get("mIoU"), results["semantic"]["mIoU"])))
   caption = (
     "A pixel is flagged where P(error) > t. IoU of the flagged with the wrong pixels, share of "
     "the confident errors that are flagged, and mIoU when flagged pixels take the detail label."
@@ -255,3 +281,27 @@ def speed_table(speed: Mapping) -> Table:
     share = None if value is None or not base else 100 * value / base
     rows.append((Cell(label), Cell(number(value, 1)), Cell(number(share, 0))))
   return Table("Time of one image.", ("part", "ms", "% of the network"), tuple(rows))
+
+
+def issue_table(found: Mapping) -> Table:
+  """The first doubtful annotations.
+
+  Args:
+    found: the content of label_issues.json.
+  """
+  names = ("image", "given", "predicted", "pixels", "score")
+  rows = tuple(
+    (Cell(str(row.get("rank", ""))), *(Cell(str(row.get(name, ""))) for name in names))
+    for row in found["issues"][:ISSUES]
+  )
+  caption = (
+    f"The {len(rows)} most doubtful of the annotations of split {found.get('split', '')}; the others, with crops, "
+    "are in label_issues/label_issues.html of the workdir."
+  )
+  return Table(caption, ("rank", "image", "annotated", "network says", "pixels", "score"), rows)
+
+
+def version_table(versions: Mapping[str, str]) -> Table:
+  """What the scores were computed with."""
+  rows = tuple((Cell(name), Cell(version)) for name, version in versions.items())
+  return Table("What the scores were computed with.", ("", "version"), rows)

@@ -18,6 +18,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from errseg_jax import processes
 from errseg_jax.errors import UserError, disk_trouble
 from errseg_jax.train.state import TrainState, Variables
 
@@ -152,6 +153,16 @@ class StageCheckpoints:
       raise UserError(
         f"{self.folder}: a checkpoint cannot be written ({reason}); {kept}. Mend that and start the same command again"
       ) from None
+
+  def finish(self) -> None:
+    """What is being written becomes whole before the run ends by an error that has nothing to do with it.
+
+    Of several processes none waits here: a checkpoint is whole when all have written their parts, and the others may
+    be gone.
+    """
+    if not processes.several():
+      with contextlib.suppress(UserError):
+        self.wait()
 
   def close(self) -> None:
     self.manager.close()

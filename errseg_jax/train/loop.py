@@ -21,6 +21,7 @@ from errseg_jax.structs import Batch
 from errseg_jax.train.checkpoints import StageCheckpoints
 from errseg_jax.train.confusion import ConfusionInput
 from errseg_jax.train.memory import compiled_step
+from errseg_jax.train.score import Scored
 from errseg_jax.train.stages import Stage
 from errseg_jax.train.state import TrainState, Variables
 from errseg_jax.train.step import Step
@@ -74,7 +75,7 @@ class Loop:
     step: the jitted step.
     batches: (start step) -> iterator over host batches.
     names: (step) -> names of the images of that step's batch.
-    score: (variables of the trained groups) -> scores on the choose split.
+    score: (variables of the trained groups, step) -> scores on the choose split, and what is drawn with them.
     checkpoints: of the stage.
     writer: of metrics.
     log_every: steps.
@@ -88,7 +89,7 @@ class Loop:
   step: Step
   batches: Callable[[int], Iterator[dict[str, np.ndarray]]]
   names: Callable[[int], list[str]]
-  score: Callable[[Variables], dict[str, float]]
+  score: Callable[[Variables, int], Scored]
   checkpoints: StageCheckpoints
   writer: MetricWriter
   log_every: int
@@ -144,9 +145,9 @@ class Loop:
           waiting, clock, data_time = [], time.perf_counter(), 0.0
         value = None
         if scores:
-          results = self.score(state.result)
-          self.writer.write_scalars(stage.name, done, {f"choose/{k}": v for k, v in results.items()})
-          value = results[stage.score]
+          scored = self.score(state.result, done)
+          self.writer.write_scored(stage.name, done, scored)
+          value = scored.scores[stage.score]
         if saves:
           # A copy: the list grows while the checkpoint is written in the background.
           progress: dict[str, Any] = {"stage": stage.name, "step": done, "pending": list(waiting)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -18,12 +19,10 @@ from errseg_jax.data.augmentations import Chain
 from errseg_jax.data.pipeline import step_names, train_batches
 from errseg_jax.errors import UserError
 from errseg_jax.inference.choice import Choice
-from errseg_jax.inference.choose import candidate_scores, choose, choose_both_ways
+from errseg_jax.inference.choose import choose, choose_both_ways
 from errseg_jax.inference.evaluator import make_evaluator
 from errseg_jax.inference.statistics import make_counter
 from errseg_jax.metrics.calibration import CALIBRATIONS, fit
-from errseg_jax.metrics.errors import error_scores
-from errseg_jax.metrics.presence import presence_scores
 from errseg_jax.models.error_aware import ErrorAware
 from errseg_jax.models.fusion import BLIND, CANDIDATES
 from errseg_jax.models.heads.dpc_cells import cell_text
@@ -33,13 +32,16 @@ from errseg_jax.train.cache import cache_of, check_network
 from errseg_jax.train.checkpoints import StageCheckpoints
 from errseg_jax.train.confusion import ConfusionInput, check_confusion, with_groups
 from errseg_jax.train.initialise import initial_variables
-from errseg_jax.train.loop import Loop, StopSignal
+from errseg_jax.train.loop import Loop, NotFinite, StopSignal
 from errseg_jax.train.optim import make_optimizer
+from errseg_jax.train.pictures import Album
+from errseg_jax.train.score import StageScore
 from errseg_jax.train.stages import BRANCHES, FIRST, RANKS, Stage, plan, trained_branches
 from errseg_jax.train.state import TrainState, Variables, merge, split
 from errseg_jax.train.step import make_step
-from errseg_jax.train.workdir import claim
-from errseg_jax.train.writers import MetricWriter, cut_metrics
+from errseg_jax.train.wandb_run import import_wandb
+from errseg_jax.train.workdir import claim, flat
+from errseg_jax.train.writers import MetricWriter, cut_metrics, make_writer
 
 log = logging.getLogger("errseg")
 
@@ -118,6 +120,8 @@ class Trainer:
         "training images, or set train.select='last' to choose on each half of it for the other half"
       )
     self.evaluator = make_evaluator(config, self.mesh)
+    if config.train.wandb and processes.first():
+      import_wandb(config.train.wandb)  # missing, it is told of now
 
   def run(self) -> None:
     """Trains every stage that is not complete, then writes choice.json.
@@ -134,8 +138,13 @@ class Trainer:
     for stage in self.stages:  # a mistake in the last one's optimizer must not wait until it starts
       make_optimizer(stage.optimizer, stage.steps, split(variables, stage.groups)[0]["params"])
     claim(self.workdir, self.config)
-    stop, writer = StopSignal(), MetricWriter(self.workdir)
+    stop = StopSignal()
     self.describe(variables)
+    with contextlib.closing(make_writer(self.workdir, self.config)) as writer:
+      self.run_stages(variables, writer, stop)
+
+  def run_stages(self, variables: Variables, writer: MetricWriter, stop: StopSignal) -> None:
+    """The stages that are not complete, then choice.json."""
     offset, fresh = 0, False
     # Fold stages start where the semantic stage did; the branches learn from the networks that they leave.
     first = variables if any(stage.restarts for stage in self.stages) else {}
@@ -149,12 +158,14 @@ class Trainer:
         networks[stage.name] = result
       variables = variables if stage.aside else merge(variables, result)
       offset += stage.steps
+    choice = None
     if self.fuses and (fresh or not (self.workdir / "choice.json").exists()):
       choice = self.choose(variables)
       if processes.first():
         choice.save(self.workdir)
+    if fresh or choice is not None:
+      writer.write_run(flat(self.config), offset, {} if choice is None else choice.scores())
     processes.wait("the run is complete")
-    writer.close()
 
   @property
   def fuses(self) -> bool:
@@ -225,7 +236,11 @@ class Trainer:
       loop = self.make_loop(stage, tx, frozen, checkpoints, writer, stop)
       loop.confusion = self.confusion_input(stage, variables, frozen, progress)
       in_turn = [merge(frozen, network) for network in networks] or [frozen]
-      loop.run(state, in_turn, progress["pending"])
+      try:
+        loop.run(state, in_turn, progress["pending"])
+      except (UserError, NotFinite):
+        checkpoints.finish()
+        raise
     result = checkpoints.result(trained)
     checkpoints.close()
     return result, fresh
@@ -326,37 +341,19 @@ class Trainer:
       loss, calibration=fit(self.config.choose.calibration, counts["histogram/error_raw"])
     )
 
-  def make_score(self, stage: Stage, frozen: Variables):
-    """(trained variables) -> scores on the choose split, by the names that stages and metrics use."""
+  def make_score(self, stage: Stage, frozen: Variables) -> StageScore:
+    """Scores on the choose split, and strips of some of its images."""
+    model, source, info = (
+      self.evaluator.at_home(self.model_of(stage)),
+      self.sources["choose"],
+      self.dataset.info,
+    )
+    so_far = self.stages[: self.stages.index(stage) + 1]
+    branches = () if stage.aside else trained_branches(so_far)
+    count = self.config.train.log_images
+    album = Album(self.evaluator, model, source, count, branches, info.palette)
     thresholds = assemble.thresholds(self.config)
-    model = self.evaluator.at_home(self.model_of(stage))
-    refined = ["refined"] if model.refine is not None else []
-    counter = make_counter(model, wanted=stage.wanted, fusions=refined, thresholds=thresholds)
-
-    def score(trained: Variables) -> dict[str, float]:
-      variables = merge(frozen, trained)
-      counts = self.evaluator.run(counter, variables, self.sources["choose"], Choice()).counts
-      names = [k for k in ("base", "semantic", "detail") if f"confusion/{k}" in counts]
-      mask = ["mask"] if "by_threshold" in counts else []
-      by_candidate = candidate_scores(counts, names + mask + refined, thresholds)
-      scores = {f"{k}/mIoU": by_candidate.pop(k) or 0.0 for k in names}
-      if refined:
-        scores["fused/mIoU"] = by_candidate["refined"] or 0.0
-      elif "detail" in names:
-        best = max([v or 0.0 for v in by_candidate.values()] or [0.0])
-        scores["fused/mIoU"] = max(best, scores["detail/mIoU"])
-      if "segmenter" not in stage.groups:
-        right, pixels = np.trace(counts["confusion/semantic"]), counts["confusion/semantic"].sum()
-        scores["error_rate"] = float(100 - 100 * right / max(pixels, 1))
-      if "presence" in counts:
-        classes = self.dataset.info.classes
-        scores["presence/mAP"] = presence_scores(counts["presence"], classes)["mAP"] or 0.0
-      if "histogram/error" in counts:
-        errors = error_scores(counts["histogram/error"])
-        scores |= {f"error/{k}": errors[k] or 0.0 for k in ("AUPR_error", "AUROC")}
-      return scores
-
-    return score
+    return StageScore(stage, frozen, model, self.evaluator, source, info.classes, thresholds, album)
 
   def choose(self, variables: Variables) -> Choice:
     """Calibration, fusion and threshold, on images that trained nothing."""

@@ -19,6 +19,8 @@ FREE = (
   "platform",
   "num_devices",
   "train.model_devices",
+  "train.log_images",
+  "train.wandb",
   "loader.threads",
   "loader.shards",
   "data.root",
@@ -41,6 +43,24 @@ def flat(config: ConfigDict | dict) -> dict[str, Any]:
   return out
 
 
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+  """config.json of a workdir as it is, of whatever version.
+
+  Raises:
+    UserError: there is none, or it is damaged.
+  """
+  path = pathlib.Path(workdir) / "config.json"
+  try:
+    config = json.loads(path.read_text())
+  except (FileNotFoundError, NotADirectoryError):
+    raise UserError(f"{path} is missing: {workdir} is not the workdir of a run") from None
+  except ValueError:
+    config = None
+  if not isinstance(config, dict):
+    raise UserError(f"{path} is damaged: it is not a JSON object")
+  return config
+
+
 def load_config(workdir: pathlib.Path) -> ConfigDict:
   """The resolved config of a workdir.
 
@@ -49,11 +69,9 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
   """
   path = pathlib.Path(workdir) / "config.json"
   try:
-    config = ConfigDict(_tuples(json.loads(path.read_text())))
-  except (FileNotFoundError, NotADirectoryError):
-    raise UserError(f"{path} is missing: {workdir} is not the workdir of a run") from None
+    config = ConfigDict(_tuples(read_config(workdir)))
   except (ValueError, TypeError):
-    raise UserError(f"{path} is damaged: it is not a JSON object") from None
+    raise UserError(f"{path} is damaged: it is not a config") from None
   for key, kind in OPTIONAL.items():  # JSON's null has no type, and a flag needs one
     *sections, last = key.split(".")
     section = config.get(sections[0]) if sections else config

@@ -1,5 +1,6 @@
 """A headless Chromium, driven over its debugging pipe: no package is needed beside the browser."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -26,16 +27,26 @@ os.execvp(sys.argv[3], sys.argv[3:])
 """
 
 
+COMPLAINTS = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
+
+
 class Page:
-  """One tab. Commands are those of the Chrome DevTools Protocol."""
+  """One tab. Commands are those of the Chrome DevTools Protocol.
+
+  Attributes:
+    complaints: what the console has told since it was emptied.
+  """
 
   def __init__(self, read_fd: int, write_fd: int):
     self._read, self._write = os.fdopen(read_fd, "rb"), os.fdopen(write_fd, "wb")
     self._ids = itertools.count(1)
     self._session: dict[str, str] = {}
+    self.complaints: list[dict] = []
     target = self.send("Target.createTarget", url="about:blank")["targetId"]
     attached = self.send("Target.attachToTarget", targetId=target, flatten=True)
     self._session = {"sessionId": attached["sessionId"]}
+    for domain in ("Runtime", "Log"):
+      self.send(f"{domain}.enable")
 
   def _receive(self) -> dict:
     message = bytearray()
@@ -50,7 +61,8 @@ class Page:
     self._write.write(json.dumps(command).encode() + b"\0")
     self._write.flush()
     while (answer := self._receive()).get("id") != command["id"]:
-      pass
+      if answer.get("method") in COMPLAINTS:
+        self.complaints.append(answer["params"])
     assert "error" not in answer, answer
     return answer["result"]
 
@@ -80,22 +92,28 @@ class Page:
     )
 
 
-@pytest.fixture(scope="session")
-def page(tmp_path_factory):
+@contextlib.contextmanager
+def browser(profile, *flags):
+  """A page of a Chromium of its own, with its profile in a folder; the test is skipped where there is none."""
   path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
   if not path:
     pytest.skip("no chromium on this machine; set CHROMIUM to its path")
   to_browser, from_browser = os.pipe(), os.pipe()
-
   pipes = (to_browser[0], from_browser[1])
-  profile = tmp_path_factory.mktemp("chromium")
   launcher = [sys.executable, "-c", LAUNCHER, *map(str, pipes)]
   quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-  command = [*launcher, path, *FLAGS, f"--user-data-dir={profile}"]
+  command = [*launcher, path, *FLAGS, *flags, f"--user-data-dir={profile}"]
   process = subprocess.Popen(command, pass_fds=pipes, **quiet)
   os.close(to_browser[0])
   os.close(from_browser[1])
-  page = Page(from_browser[0], to_browser[1])
-  yield page
-  process.terminate()
-  process.wait(timeout=20)
+  try:
+    yield Page(from_browser[0], to_browser[1])
+  finally:
+    process.terminate()
+    process.wait(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def page(tmp_path_factory):
+  with browser(tmp_path_factory.mktemp("chromium")) as page:
+    yield page

@@ -85,7 +85,7 @@ def test_a_checkpoint_is_scored_by_what_is_handed_out(run):
   rows = [row for row in read_metrics(run / "metrics.jsonl") if "choose/fused/mIoU" in row]
   trainer = Trainer(load_config(run), run)
   variables = trained_variables(trainer.config, run, trainer.model)
-  scores = trainer.make_score(trainer.stages[0], {})(variables)
+  scores = trainer.make_score(trainer.stages[0], {})(variables, 1).scores
   counter = make_counter(trainer.model, wanted=("error", "detail"), fusions=("refined",))
   counts = trainer.evaluator.run(counter, variables, trainer.sources["choose"], Choice()).counts
   refined = segmentation_scores(counts["confusion/refined"], ["a", "b", "c"])["mIoU"]
