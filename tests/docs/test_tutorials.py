@@ -47,6 +47,7 @@ PARSED = {
   "docs/losses.md": "tests/test_pixel_loss_settings.py",
   "docs/report.md": "evaluate and report are run by the README; tests/test_compare.py puts runs side by side",
   "docs/results.md": "CamVid, and hours",
+  "docs/serve.md": "runs until it is stopped; tests/serve starts and stops it",
   "docs/speed.md": "times of this machine; tests/bench",
   "docs/your_network.md": "the reader's network; tests/adapters",
   "launch/README.md": "GPUs and TPUs; tests/launch",
@@ -63,6 +64,7 @@ NOT_RUN = {
   "--what=size": "needs the config of converted weights",
   "errseg', 'ablate": "a minute; tests/ablation/test_run.py runs it",
   "runs/second": "the lines that made runs/mine, in another workdir",
+  "errseg', 'serve": "runs until it is stopped; tests/serve starts and stops it",
   "scenes_demo.py:": "a minute each; tests/test_guidance_configs.py, tests/train",
 }
 """Part of a command of a page in RUN -> why it is not run."""
