@@ -16,6 +16,7 @@ OWN_FLAGS = {
   "data convert": {"--config", "--split", "--to", "--out", "--shards", "--workers"},
   "data extract": {"--config", "--workdir", "--split", "--out", "--stride", "--passes", "--distributed"},
   "convert": {"--from", "--weights", "--out", "--drop"},
+  "export": {"--workdir", "--out", "--sizes"},
   "bench": {"--config", "--what", "--size", "--workdir", "--split", "--json"},
   "plan": {"--config", "--devices", "--price", "--json"},
   "submit": {"--to", "--predictions", "--images", "--list", "--out", "--labels"},
@@ -33,7 +34,8 @@ FLAG_HELP = {
   "--from": "name of the published network, as torchvision_deeplabv3; docs/convert.md lists them",
   "--weights": "its file: .pth, .pt, .safetensors, .npz or .h5",
   "--out": "the workdir to make; for a backbone alone, the .npz; label-issues, data stats: folder for the results; "
-  "data convert: folder for the shards; data extract: for the scores; submit: the archive, FILE.zip, of voc FILE.tgz",
+  "data convert: folder for the shards; data extract: for the scores; export: for the network; "
+  "submit: the archive, FILE.zip, of voc FILE.tgz",
   "--to": "data convert: array_record, the default, read back with --config.loader.shards=DIR, or tfds, a data set for "
   "tensorflow-datasets; submit: cityscapes, ade20k or voc",
   "--predictions": "the folder that `errseg predict` wrote",
@@ -57,6 +59,7 @@ FLAG_HELP = {
   "memory of the fused loss and labels; pytorch: DeepLabv3+ here and in PyTorch, where that is installed; "
   "all: all of these that want no trained run",
   "--size": "HEIGHTxWIDTH of the image in pixels; by default 513x513, of kernels 1025x2049, of pytorch 512x512",
+  "--sizes": "of images, HEIGHTxWIDTH in pixels with commas between; by default all that the reported split comes to",
   "--rows": "names of rows, or a family (correction, confusion, guidance, bn_groups), with commas between; by default "
   "correction",
   "--seeds": "how many, from the config's seed on; by default 3",

@@ -232,6 +232,18 @@ def convert(args: argparse.Namespace) -> int:
   return 0
 
 
+def export(args: argparse.Namespace) -> int:
+  """Write a trained network as programs of jax.export with weights and card, checked, to run without this package."""
+  config = workdir_config(args)
+  if not args.out:
+    raise UserError("--out=DIR is needed: the folder for the exported network")
+  prepare(config)
+  from errseg_jax.export.command import export as run
+
+  print(run(config, workdir(args), pathlib.Path(args.out), args.sizes))
+  return 0
+
+
 def bench(args: argparse.Namespace) -> int:
   """What networks and operations cost, on the device at hand; of a trained run, time against mIoU."""
   from errseg_jax.assemble import known
@@ -322,6 +334,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
   "data convert": data_convert,
   "data extract": data_extract,
   "convert": convert,
+  "export": export,
   "bench": bench,
   "plan": plan,
   "submit": submit,

@@ -30,6 +30,7 @@ ORDER = (
   "convert",
   "prediction_log",
   "predict",
+  "export",
   "submit",
   "evaluate",
   "compare",

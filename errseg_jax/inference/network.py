@@ -101,18 +101,28 @@ class TrainedNetwork:
     return {norm: pair for norm, pair in found.items() if norm[0] == "segmenter"}
 
   @functools.cached_property
-  def _resting(self) -> Any:
-    """The variables, folded."""
+  def resting(self) -> Any:
+    """The variables, folded: what `forward` takes."""
     return jax.jit(functools.partial(fold, pairs=self._folds))(self.variables)
+
+  def forward(self, variables: Any, image: jax.Array, choice: dict[str, jax.Array]) -> Prediction:
+    """What `predict` compiles, to be traced.
+
+    Args:
+      variables: `resting`.
+      image: uint8 [B, H, W, 3], padded.
+      choice: arrays of the `Choice`.
+
+    Returns:
+      Prediction of arrays [B, H, W].
+    """
+    with folded(self._folds):
+      outputs = infer_coarse(self.model, variables, image, self.branches)
+    return self._told(variables, outputs, choice, image)
 
   @functools.cached_property
   def _forward(self):
-    def forward(variables, image, choice):
-      with folded(self._folds):
-        outputs = infer_coarse(self.model, variables, image, self.branches)
-      return self._told(variables, outputs, choice, image)
-
-    return jax.jit(forward)
+    return jax.jit(self.forward)
 
   @functools.cached_property
   def _band(self):
@@ -144,11 +154,11 @@ class TrainedNetwork:
     assert self.model.tiles is not None
     starts, weights = self.model.tiles.places(image.shape[1])
     side, choice, (start, add) = weights.shape[1], self.choice.arrays(), self._band
-    sums = start(self._resting, image[:, :side])
+    sums = start(self.resting, image[:, :side])
     whole: Any = None
     for first, end, own in zip(starts, [*starts[1:], image.shape[1]], weights, strict=True):
       done = end - first
-      told, sums = add(sums, self._resting, image[:, first : first + side], own, done, choice)
+      told, sums = add(sums, self.resting, image[:, first : first + side], own, done, choice)
       rows = jax.device_get(told)
       if whole is None:
         whole = jax.tree.map(lambda x: np.empty(image.shape[:3], x.dtype), rows)
@@ -178,5 +188,5 @@ class TrainedNetwork:
     if self.model.tiles is not None and max(whole.shape[1:3]) > self.model.tiles.size:
       out = self._by_bands(whole)
     else:
-      out = jax.device_get(self._forward(self._resting, whole, self.choice.arrays()))
+      out = jax.device_get(self._forward(self.resting, whole, self.choice.arrays()))
     return jax.tree.map(lambda x: x[0, :height, :width], out)

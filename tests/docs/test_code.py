@@ -12,7 +12,7 @@ from tests.docs.pages import PAGES, ROOT, snippets_of, text_of
 
 SNIPPETS = [(page, number, code) for page in PAGES for number, code in enumerate(snippets_of(page))]
 NAME = re.compile(r"errseg_jax(?:\.\w+)+")
-ELSEWHERE = ("tensorflow", "mxnet", "torch")
+ELSEWHERE = ("tensorflow", "mxnet", "torch", "example")
 """Packages of snippets that run in the reader's other environment."""
 
 

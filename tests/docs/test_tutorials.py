@@ -36,6 +36,7 @@ PARSED = {
   "docs/crf.md": "wants a guided run; tests/inference/test_tune.py",
   "docs/data_sets.md": "public data sets; tests/data/test_shards.py, tests/data/test_tfds.py",
   "docs/experiments.md": "Cityscapes; tests/test_configs.py rehearses its configs",
+  "docs/export.md": "the README exports a run; tests/export",
   "docs/extending.md": "make would install an environment; CI runs these targets",
   "docs/faq.md": "a set of labels from 1 on; tests/data/test_label_files.py",
   "docs/guidance.md": "tests/train/test_guidance.py; the figures want MSRC-21",
