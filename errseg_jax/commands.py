@@ -180,8 +180,7 @@ def data_stats(args: argparse.Namespace) -> int:
 def data_convert(args: argparse.Namespace) -> int:
   """A data set's samples in few large files, with checksums; goes on where an earlier call was killed."""
   config = required_config(args)
-  if not args.out:
-    raise UserError("--out=DIR is needed: the folder for the shards")
+  required(args, ["--out=DIR"], "the folder for the shards")
   shards, workers = whole(args, "shards"), whole(args, "workers") if args.workers else os.cpu_count() or 1
   from errseg_jax.prepare.convert import convert as run
 
@@ -193,8 +192,7 @@ def data_extract(args: argparse.Namespace) -> int:
   """What a network says of a data set: class scores in files, or features for the branches to train from."""
   config = required_config(args) if args.config else workdir_config(args)
   stride = whole(args, "stride")
-  if not args.out:
-    raise UserError("--out=DIR is needed: the folder for the scores")
+  required(args, ["--out=DIR"], "the folder for the scores")
   passes = whole(args, "passes") if args.passes else 0
   prepare(config, "off" if args.passes else args.distributed)  # a cache is written by one process
   if args.passes:
@@ -220,9 +218,8 @@ def whole(args: argparse.Namespace, flag: str) -> int:
 
 def convert(args: argparse.Namespace) -> int:
   """Published weights of a known network: a workdir to start from, or a backbone's .npz."""
-  missing = [flag for flag in ("--from", "--weights", "--out") if not getattr(args, flag[2:])]
-  if missing:
-    raise UserError(f"{missing[0]} is needed: errseg convert --from=NAME --weights=FILE --out=DIR")
+  words = ["--from=NAME", "--weights=FILE", "--out=DIR"]
+  required(args, words, f"errseg convert {' '.join(words)}")
   from errseg_jax.config import default_config
   from errseg_jax.convert.command import run
 
@@ -235,8 +232,7 @@ def convert(args: argparse.Namespace) -> int:
 def export(args: argparse.Namespace) -> int:
   """Write a trained network as programs of jax.export with weights and card, checked, to run without this package."""
   config = workdir_config(args)
-  if not args.out:
-    raise UserError("--out=DIR is needed: the folder for the exported network")
+  required(args, ["--out=DIR"], "the folder for the exported network")
   prepare(config)
   from errseg_jax.export.command import export as run
 
@@ -280,8 +276,7 @@ def bench(args: argparse.Namespace) -> int:
 def plan(args: argparse.Namespace) -> int:
   """Memory, time and cost of a config's training on devices that one does not have."""
   config = required_config(args)
-  if not args.devices:
-    raise UserError("--devices=NAME is needed: v5e-64, h100x8, cpu, ...")
+  required(args, ["--devices=NAME"], "v5e-64, h100x8, cpu, ...")
   try:
     price = float(args.price) if args.price else None
   except ValueError:
@@ -295,11 +290,8 @@ def plan(args: argparse.Namespace) -> int:
 
 def submit(args: argparse.Namespace) -> int:
   """Predictions of a benchmark's test images as the archive that its server takes."""
-  missing = [flag for flag in ("--to", "--predictions", "--images", "--out") if not getattr(args, flag[2:])]
-  if missing:
-    raise UserError(
-      f"{missing[0]} is needed: errseg submit --to=NAME --predictions=DIR --images=DIR --out=FILE"
-    )
+  words = ["--to=NAME", "--predictions=DIR", "--images=DIR", "--out=FILE"]
+  required(args, words, f"errseg submit {' '.join(words)}")
   from errseg_jax.assemble import known
   from errseg_jax.submit import SERVERS
   from errseg_jax.submit import submit as run
@@ -342,10 +334,16 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 
+def required(args: argparse.Namespace, flags: list[str], what: str) -> None:
+  """Refuses a call without one of these flags, "--out=DIR" say; `what` they are or how to call it."""
+  for flag in flags:
+    if not getattr(args, flag[2:].partition("=")[0]):
+      raise UserError(f"{flag} is needed: {what}")
+
+
 def workdir(args: argparse.Namespace) -> pathlib.Path:
   """The folder of --workdir, which the command needs."""
-  if not args.workdir:
-    raise UserError("--workdir=DIR is needed: the folder of the run")
+  required(args, ["--workdir=DIR"], "the folder of the run")
   return pathlib.Path(args.workdir)
 
 
@@ -357,8 +355,7 @@ def required_config(args: argparse.Namespace) -> ConfigDict:
   """
   from errseg_jax.config_flags import load
 
-  if not args.config:
-    raise UserError("--config=FILE is needed, for example --config=configs/scenes_demo.py")
+  required(args, ["--config=FILE"], "for example --config=configs/scenes_demo.py")
   init = [word.partition("=")[2] for word in args.overrides if word.startswith("--config.segmenter.init=")]
   if not init or not init[-1]:
     return load(args.config, args.overrides)

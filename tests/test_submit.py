@@ -135,9 +135,9 @@ def test_nothing_is_overwritten_and_flags_are_checked(case, capsys):
   assert run("coco", folder) == 2
   assert "known: cityscapes, ade20k, voc" in capsys.readouterr().err
   assert main(["submit", f"--to={name}"]) == 2
-  assert "--predictions is needed" in capsys.readouterr().err
+  assert "--predictions=DIR is needed" in capsys.readouterr().err
   assert main(["submit", f"--predictions={folder}"]) == 2
-  assert "--to is needed" in capsys.readouterr().err
+  assert "--to=NAME is needed" in capsys.readouterr().err
   capsys.readouterr()
   assert run(name, folder, "--labels=all", f"--out={folder / 'x.zip'}") == 2
   assert "--labels=all must be one of" in capsys.readouterr().err

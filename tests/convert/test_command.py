@@ -101,7 +101,7 @@ def test_what_exists_is_never_overwritten(tmp_path, refused, backbone_file):
 def test_wrong_flags_are_one_line(tmp_path, refused, backbone_file):
   file, _ = backbone_file
   refused(flags("torchvision_resnett", file, tmp_path / "a.npz"), "did you mean 'torchvision_resnet'")
-  refused([f"--weights={file}", "--out=x"], "--from is needed")
+  refused([f"--weights={file}", "--out=x"], "--from=NAME is needed")
   refused(
     flags("torchvision_resnet", tmp_path / "none.pth", tmp_path / "a.npz"), "none.pth", "does not exist"
   )
