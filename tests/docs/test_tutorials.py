@@ -49,6 +49,7 @@ PARSED = {
   "docs/results.md": "CamVid, and hours",
   "docs/serve.md": "runs until it is stopped; tests/serve starts and stops it",
   "docs/speed.md": "times of this machine; tests/bench",
+  "docs/tracking.md": "runs of the reader's; tests/test_compare.py, tests/train/test_tracking.py",
   "docs/your_network.md": "the reader's network; tests/adapters",
   "launch/README.md": "GPUs and TPUs; tests/launch",
   "launch/xpk.md": "a cluster",
