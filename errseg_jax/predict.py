@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -154,10 +155,15 @@ def predict(
       rows.append(row)
       show(done)
   columns = [*COLUMNS, *(f"iou/{name}" for name in network.info.classes)]
-  shares = processes.gathered({"rows": np.array(rows, np.str_).reshape(-1, len(columns))})
+  text = np.frombuffer(
+    json.dumps(rows).encode(), np.uint8
+  )  # as an array of texts each would take the longest's memory
+  shares = processes.gathered({"rows": text})
   table = output / "predictions.csv"
   if processes.first():
-    write_table(table, columns, [tuple(row) for share in shares for row in share["rows"]])
+    write_table(
+      table, columns, [tuple(row) for share in shares for row in json.loads(share["rows"].tobytes())]
+    )
   log.done()
   return table
 

@@ -6,7 +6,10 @@ image each does its share (`own_share`) and hears of the others' (`gathered`). O
 
 from __future__ import annotations
 
+import glob
+import importlib.util
 import io
+import itertools
 import os
 import socket
 import sys
@@ -23,6 +26,7 @@ from errseg_jax.errors import UserError
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 TIMEOUT = "ERRSEG_TIMEOUT"  # seconds that processes wait for one that is missing
 MODES = ("auto", "off")
+TPU_CHIPS = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")  # what a host with TPU chips has
 LOST = 75  # exit status when other processes are missing or gone: worth another try, as a mistake (2) is not
 SIGNS = ("Gloo", "NCCL", "coordination", "heartbeat", "Connection", "DEADLINE_EXCEEDED", "UNAVAILABLE")
 
@@ -42,17 +46,20 @@ def start(mode: str) -> None:
   if mode not in MODES:
     raise UserError(f"--distributed={mode!r}: known are {', '.join(MODES)}")
   explicit = _from_environment() if mode == "auto" else None
-  if explicit is None and not (mode == "auto" and _cluster_of_several()):
+  on_tpu = mode == "auto" and explicit is None and _tpu_host()
+  if explicit is None and not (mode == "auto" and (on_tpu or _cluster_of_several())):
     return
   seconds = _seconds()
   # jax would end the process with a C++ stack trace at the time that it is given: ours comes first.
-  options: dict[str, Any] = (explicit or {}) | {"initialization_timeout": seconds + 60}
+  options: dict[str, Any] = (explicit or _own_gpus()) | {"initialization_timeout": seconds + 60}
   patience = threading.Timer(seconds, _give_up, (seconds, explicit or {}))
   patience.daemon = True
   patience.start()
   try:
     jax.distributed.initialize(**options, heartbeat_timeout_seconds=max(10, min(seconds, 100)))
-  except (RuntimeError, ValueError) as error:
+  except (RuntimeError, ValueError, OSError) as error:
+    if on_tpu and not jax.distributed.is_initialized():
+      return  # chips without a slice's metadata: `check_alone` refuses to be one of several hosts
     raise UserError(
       f"the processes of this run cannot be joined: {str(error).splitlines()[0]}; --distributed=off runs this one alone"
     ) from None
@@ -71,7 +78,10 @@ def _give_up(seconds: int, known: Mapping[str, Any]) -> None:
     )
   elif count is None or count > 2:
     missing += ": at least one of them was not started, or is somewhere else"
-  print(f"errseg: {who} waited {seconds} s ({TIMEOUT}) for process {missing}", file=sys.stderr)
+  print(
+    f"errseg: {who} waited {seconds} s ({TIMEOUT}) for process {missing}; --distributed=off runs this one alone",
+    file=sys.stderr,
+  )
   leave(LOST)
 
 
@@ -130,11 +140,36 @@ def _from_environment() -> dict | None:
 
 
 def _cluster_of_several() -> bool:
-  """Whether what starts processes started several, by its own variables."""
-  counts = (os.environ.get("SLURM_NTASKS", ""), os.environ.get("OMPI_COMM_WORLD_SIZE", ""))
+  """Whether what starts processes started several, by its own variables: srun's, not the allocation's it may use."""
+  counts = (os.environ.get("SLURM_STEP_NUM_TASKS", ""), os.environ.get("OMPI_COMM_WORLD_SIZE", ""))
   if any(count.isdecimal() and int(count) > 1 for count in counts):
     return True
   return "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def _tpu_host() -> bool:
+  """Whether this machine has TPU chips: alone or one of a slice's hosts, which its metadata tell jax."""
+  return importlib.util.find_spec("libtpu") is not None and any(map(glob.glob, TPU_CHIPS))
+
+
+def _own_gpus() -> dict[str, list[int]]:
+  """All GPUs that a SLURM task sees, where they are its own: jax would take the n-th in a node's n-th task."""
+  visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+  bound = "SLURM_GPUS_PER_TASK" in os.environ or os.environ.get("SLURM_NTASKS_PER_NODE") == "1"
+  return {"local_device_ids": list(range(len(visible)))} if bound and visible else {}
+
+
+def check_alone() -> None:
+  """Once devices are known: a process that is to work alone does.
+
+  Raises:
+    UserError: it is one of several hosts of a TPU slice, which work together or not at all.
+  """
+  if jax.process_count() > 1 and not jax.distributed.is_initialized():
+    raise UserError(
+      f"this host is one of {jax.process_count()} of a TPU slice, and they have not found each other: leave "
+      f"--distributed=off out, or set {ADDRESS}, {COUNT} and {INDEX} on each"
+    )
 
 
 def _seconds() -> int:
@@ -165,6 +200,14 @@ def wait(what: str) -> None:
     multihost_utils.sync_global_devices(what)
 
 
+_asked = itertools.count(1)  # of all runs of this process: jax's service wants it to grow
+
+
+def told_to_stop() -> bool:
+  """Whether one of several processes got SIGTERM; asked by all alike, and all hear of it in the same call."""
+  return multihost_utils.reached_preemption_sync_point(next(_asked))
+
+
 def gathered(arrays: Mapping[str, np.ndarray]) -> Sequence[dict[str, np.ndarray]]:
   """The arrays of each process, by name, in the processes' order: names and shapes may differ among them."""
   if not several():
@@ -173,7 +216,8 @@ def gathered(arrays: Mapping[str, np.ndarray]) -> Sequence[dict[str, np.ndarray]
   np.savez(buffer, allow_pickle=False, **arrays)
   own = np.frombuffer(buffer.getvalue(), np.uint8)
   sizes = np.asarray(multihost_utils.process_allgather(np.array([own.size]))).reshape(-1)
-  padded = np.zeros(int(sizes.max()), np.uint8)
+  # By powers of two: jax compiles the exchange of each size.
+  padded = np.zeros(1 << int(sizes.max()).bit_length(), np.uint8)
   padded[: own.size] = own
   rows = np.asarray(multihost_utils.process_allgather(padded))
   return [_read(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]

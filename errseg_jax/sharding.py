@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -32,6 +33,7 @@ def select_platform(platform: str | None, num_devices: int | None) -> None:
       f"config.platform={platform!r}: this installation of jax has no such device; "
       "install jax for it, or use --config.platform=cpu"
     ) from None
+  processes.check_alone()
   if num_devices and not 0 < num_devices <= found:
     raise UserError(f"config.num_devices={num_devices}, but jax finds {found}: {jax.devices()[0].platform}")
   if num_devices and processes.several() and num_devices < found:
@@ -58,8 +60,13 @@ def make_mesh(num_devices: int | str | None = None, model: int = 1) -> Mesh:
     )
   if model == 1:
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-  shape = (len(devices) // model, model)
-  return jax.make_mesh(shape, ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+  grid = np.array(side_by_side(devices)).reshape(-1, model)
+  return Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+
+def side_by_side(devices: Sequence[Any]) -> list[Any]:
+  """Devices in the order of processes: what lies on `model` of them in a row is whole in one process (`_whole`)."""
+  return sorted(devices, key=lambda device: (device.process_index, device.id))
 
 
 def placement(array: Any, mesh: Mesh) -> NamedSharding:

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from errseg_jax import processes
 from errseg_jax.progress import progress_bar
@@ -51,7 +50,7 @@ class StopSignal:
   """
 
   def __init__(self) -> None:
-    self.received, self.asked = False, 0
+    self.received = False
     if not processes.several():
       signal.signal(signal.SIGTERM, self._note)
 
@@ -61,8 +60,7 @@ class StopSignal:
   def came(self) -> bool:
     """Whether it came; asked after every step, by all processes alike."""
     if processes.several():
-      self.asked += 1
-      self.received |= multihost_utils.reached_preemption_sync_point(self.asked)
+      self.received |= processes.told_to_stop()
     return self.received
 
 

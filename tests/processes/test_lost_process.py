@@ -9,7 +9,6 @@ import orbax.checkpoint as ocp
 import pytest
 
 from errseg_jax import processes
-from errseg_jax.errors import UserError
 from tests.processes.conftest import losses
 
 
@@ -43,60 +42,6 @@ def test_a_mistake_ends_every_process(start, config_file, tmp_path):
   group = start(words, 2)
   assert group.wait(60)[0] == 2
   assert "batch_size=7 is not a multiple of 2 devices" in group.texts()[0]
-
-
-@pytest.mark.parametrize(
-  ("environment", "said"),
-  [
-    (
-      {"JAX_NUM_PROCESSES": "2"},
-      "JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID is not set beside JAX_NUM_PROCESSES",
-    ),
-    ({"JAX_PROCESS_ID": "0"}, "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES is not set beside JAX_PROCESS_ID"),
-    (
-      {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"},
-      "JAX_NUM_PROCESSES=2 and JAX_PROCESS_ID=2",
-    ),
-    (
-      {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "x", "JAX_PROCESS_ID": "1"},
-      "JAX_NUM_PROCESSES=x and JAX_PROCESS_ID=1",
-    ),
-    (
-      {
-        "JAX_COORDINATOR_ADDRESS": "a:1",
-        "JAX_NUM_PROCESSES": "2",
-        "JAX_PROCESS_ID": "1",
-        "ERRSEG_TIMEOUT": "soon",
-      },
-      "ERRSEG_TIMEOUT=soon",
-    ),
-    (
-      {"JAX_COORDINATOR_ADDRESS": "nowhere", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"},
-      "JAX_COORDINATOR_ADDRESS=nowhere",
-    ),
-  ],
-)
-def test_variables_that_do_not_fit(monkeypatch, environment, said):
-  for name, value in environment.items():
-    monkeypatch.setenv(name, value)
-  with pytest.raises(UserError) as caught:
-    processes.start("auto")
-  assert said in str(caught.value)
-
-
-def test_unknown_mode():
-  with pytest.raises(UserError, match="--distributed='on': known are auto, off"):
-    processes.start("on")
-
-
-def test_one_process_starts_nothing(monkeypatch):
-  monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "a:1")
-  monkeypatch.setenv("JAX_NUM_PROCESSES", "1")
-  monkeypatch.setenv("JAX_PROCESS_ID", "0")
-  monkeypatch.setenv("SLURM_NTASKS", "1")
-  processes.start("auto")
-  assert not processes.several()
-  assert processes.first()
 
 
 def state(workdir, step):
