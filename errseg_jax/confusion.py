@@ -66,7 +66,7 @@ def confusion(config: ConfigDict, workdir: pathlib.Path, split: str, as_json: bo
     else:
       print_summary(content, counts, groups)
       print(path)
-  processes.wait("the confusion is written")
+  processes.wait()
   return content
 
 

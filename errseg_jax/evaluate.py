@@ -114,7 +114,7 @@ def evaluate(
   if processes.first():
     write_evaluation(workdir, results, totals, suffix)
     print_results(results)
-  processes.wait("the scores are written")
+  processes.wait()
   return results
 
 

@@ -39,7 +39,7 @@ class PredictionLog:
     for path in sorted(output.glob(PATTERN)):
       for line in path.read_text().splitlines():
         self._read(line)
-    processes.wait("the logs are read")
+    processes.wait()
     self.file = (output / f".predictions-{jax.process_index()}.jsonl").open("a")
 
   def _read(self, line: str) -> None:
@@ -64,7 +64,7 @@ class PredictionLog:
   def done(self) -> None:
     """All images are: the next call predicts anew."""
     self.file.close()
-    processes.wait("all images are predicted")
+    processes.wait()
     if processes.first():
       for path in self.output.glob(PATTERN):
         path.unlink()

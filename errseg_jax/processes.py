@@ -27,6 +27,7 @@ ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PRO
 TIMEOUT = "ERRSEG_TIMEOUT"  # seconds that processes wait for one that is missing
 MODES = ("auto", "off")
 TPU_CHIPS = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")  # what a host with TPU chips has
+PATIENCE = 7 * 24 * 3600 * 1000  # milliseconds: a week
 LOST = 75  # exit status when other processes are missing or gone: worth another try, as a mistake (2) is not
 SIGNS = ("Gloo", "NCCL", "coordination", "heartbeat", "Connection", "DEADLINE_EXCEEDED", "UNAVAILABLE")
 
@@ -194,10 +195,20 @@ def own_share(count: int) -> np.ndarray:
   return np.arange(jax.process_index(), count, jax.process_count())
 
 
-def wait(what: str) -> None:
-  """Until every process is there."""
+_barriers = itertools.count()
+
+
+def wait() -> None:
+  """Until every process is there, however long; of a lost one jax's heartbeats tell.
+
+  What devices of several processes compute together wants all of them to come within seconds (30 with gloo), where
+  one may have read, compiled or scored for minutes more than another: they meet here before.
+  """
   if several():
-    multihost_utils.sync_global_devices(what)
+    from orbax.checkpoint import multihost  # most commands need none of it
+
+    meet = multihost.get_barrier_sync_fn()
+    meet(key=f"errseg/{next(_barriers)}", timeout_ms=PATIENCE)
 
 
 _asked = itertools.count(1)  # of all runs of this process: jax's service wants it to grow
@@ -215,6 +226,7 @@ def gathered(arrays: Mapping[str, np.ndarray]) -> Sequence[dict[str, np.ndarray]
   buffer = io.BytesIO()
   np.savez(buffer, allow_pickle=False, **arrays)
   own = np.frombuffer(buffer.getvalue(), np.uint8)
+  wait()
   sizes = np.asarray(multihost_utils.process_allgather(np.array([own.size]))).reshape(-1)
   # By powers of two: jax compiles the exchange of each size.
   padded = np.zeros(1 << int(sizes.max()).bit_length(), np.uint8)

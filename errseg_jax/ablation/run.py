@@ -81,7 +81,7 @@ def ablate(config: ConfigDict, workdir: pathlib.Path, names: Sequence[str], seed
           failed[f"seed{seed}/{name}"] = "the device has too little memory; lower its stages' batch_size"
       if processes.first():
         write(workdir, config, rows, every, failed)
-      processes.wait("the tables are written")
+      processes.wait()
   return failed
 
 
@@ -181,7 +181,7 @@ def run_row(config: ConfigDict, folder: pathlib.Path, further: bool = False) -> 
   trainer = Trainer(config, folder)
   if processes.first() and (taken := take(trainer.config, folder)):
     log.info("%s: trained in another row, with the same result", ", ".join(taken))
-  processes.wait("the row has what it shares")
+  processes.wait()
   trainer.run()
   if not processes.several():  # there jax's service has the signal
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # scoring has no state to save

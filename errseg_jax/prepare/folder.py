@@ -20,12 +20,11 @@ def claim(folder: pathlib.Path, settings: dict[str, Any]) -> None:
   Raises:
     UserError: it is of other settings, or holds something else.
   """
-  made = f"{folder} is claimed"
   if not processes.first():
-    processes.wait(made)
+    processes.wait()
   _claim(folder, settings)
   if processes.first():
-    processes.wait(made)
+    processes.wait()
 
 
 def _claim(folder: pathlib.Path, settings: dict[str, Any]) -> None:

@@ -128,6 +128,7 @@ class Loop:
         network = given[(done - 1) % len(given)]
         if program is None:
           program = compiled_step(self.step, stage, state, network, batch)
+          processes.wait()  # each compiles at its own pace
         state, metrics = program(state, network, batch)
         waiting.append(metrics)
         ends = done == stage.steps

@@ -165,7 +165,7 @@ class Trainer:
         choice.save(self.workdir)
     if fresh or choice is not None:
       writer.write_run(flat(self.config), offset, {} if choice is None else choice.scores())
-    processes.wait("the run is complete")
+    processes.wait()
 
   @property
   def fuses(self) -> bool:

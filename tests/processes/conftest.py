@@ -61,10 +61,13 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-  """(words, count, devices, indices, **environment) -> Group; one process is started without the others' variables."""
+  """(words, count, devices, indices, main, **environment) -> Group of processes that run `main`.
+
+  One alone is started without the others' variables.
+  """
   folder, groups = tmp_path_factory.mktemp("logs"), []
 
-  def run(words, count=1, devices=1, indices=None, **environment) -> Group:
+  def run(words, count=1, devices=1, indices=None, main=MAIN, **environment) -> Group:
     group = Group([], [])
     address = f"127.0.0.1:{free_port()}"
     for index in range(count) if indices is None else indices:
@@ -76,7 +79,7 @@ def start(tmp_path_factory):
           "JAX_PROCESS_ID": str(index),
         }
       log = folder / f"{len(groups)}_{index}.log"
-      command = [sys.executable, "-c", MAIN, *map(str, words)]
+      command = [sys.executable, "-c", main, *map(str, words)]
       with log.open("w") as out:
         group.processes.append(subprocess.Popen(command, stdout=out, stderr=out, env=env))
       group.logs.append(log)

@@ -1,4 +1,4 @@
-"""How a process finds the others of its run, by what started it."""
+"""How a process finds the others of its run, by what started it, and waits for them."""
 
 import types
 
@@ -123,3 +123,20 @@ def test_devices_in_a_row_are_of_one_process():
   devices = [device(id=i, process_index=i // 2 % 2) for i in range(8)]
   ordered = [(d.process_index, d.id) for d in side_by_side(devices)]
   assert ordered == [(0, 0), (0, 1), (0, 4), (0, 5), (1, 2), (1, 3), (1, 6), (1, 7)]
+
+
+LATE = """
+import sys, time
+import numpy as np
+from errseg_jax import processes
+processes.start("auto")
+if not processes.first():
+  time.sleep(float(sys.argv[1]))
+print("heard:", sum(int(share["x"][0]) for share in processes.gathered({"x": np.array([3])})))
+"""
+
+
+@pytest.mark.proof
+def test_a_process_may_come_late(start):
+  # Later than the 30 s that gloo waits when processes first compute together.
+  assert all("heard: 6" in text for text in start([45], 2, main=LATE).succeed())
