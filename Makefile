@@ -1,7 +1,7 @@
 # make demo: set everything up, run the whole method on generated scenes, write runs/demo/report.html.
 # make test: set everything up and run the tests.
 # make coverage: the same, with the lines that no test runs; it takes a quarter longer.
-# make slow: the tests that `make test` leaves out, whole commands on more networks.
+# make slow: the tests that `make test` leaves out, whole commands on more networks; every night, and before a release.
 # make proofs: what takes too long for every change: several processes, many kills, full disks; figures in the docs.
 # make docs: build the pages of docs/ as a site, in site/; a link that leads nowhere ends it.
 # make dist: sdist and wheel into dist/, checked.
@@ -53,7 +53,7 @@ $(PARITY)/.ready: pyproject.toml constraints.txt constraints-parity.txt
 	touch $@
 
 parity: $(PARITY)/.ready
-	$(PARITY)/bin/python -m pytest tests/parity tests/convert/test_formats.py tests/adapters/test_foreign.py
+	$(PARITY)/bin/python -m pytest -n 2 --dist loadfile tests/parity tests/convert/test_formats.py tests/adapters/test_foreign.py
 
 lint: setup
 	$(BIN)/ruff check .

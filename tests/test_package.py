@@ -103,7 +103,6 @@ def test_contributing_names_what_exists():
   assert [p for p in paths if not (ROOT / p).exists()] == []
 
 
-@pytest.mark.slow
 def test_the_wheel_is_built_clean_and_holds_everything(tmp_path):
   source, out = tmp_path / "source", tmp_path / "dist"
   for path in (*PACKAGE.rglob("*"), *(ROOT / "tests").glob("test_*.py")):
