@@ -12,6 +12,7 @@ from errseg_jax.train import loop
 from errseg_jax.train import trainer as module
 from errseg_jax.train.checkpoints import StageCheckpoints
 from errseg_jax.train.loop import Stopped
+from errseg_jax.train.memory import compiled_step
 from errseg_jax.train.state import split
 from errseg_jax.train.writers import read_metrics
 
@@ -53,21 +54,24 @@ def seen(tiny_config, tmp_path_factory):
   class Recording(module.Loop):
     def run(self, state, frozen, pending):
       own = stages[self.stage.name] = Seen([], [], segmenter(state.variables))
-      step = self.step
 
-      def record(state, frozen, batch):
-        own.names.append(self.names(len(own.names)))
-        own.frozen.append(segmenter(frozen))
-        return step(state, frozen, batch)
+      def recorded(*arguments):
+        """A program of the step, which refuses arguments of other shapes and shardings; what it is given is kept."""
+        program = compiled_step(*arguments)
+        own.programs += 1
 
-      self.step = record
-      result = super().run(state, frozen, pending)
-      own.programs = step._cache_size()
-      return result
+        def record(state, frozen, batch):
+          own.names.append(self.names(len(own.names)))
+          own.frozen.append(segmenter(frozen))
+          return program(state, frozen, batch)
+
+        return record
+
+      patch.setattr(loop, "compiled_step", recorded)
+      return super().run(state, frozen, pending)
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(module, "Loop", Recording)
-    patch.setattr(loop, "compiled_step", lambda step, *_: step)
     trainer = module.Trainer(with_defaults(tiny_config(**changes)), workdir)
     trainer.run()
   like = split(module.initial_variables(trainer.model, trainer.config), ("segmenter",))[0]
