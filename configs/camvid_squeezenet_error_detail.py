@@ -14,7 +14,7 @@ stages. `:half` is everything at 240x180 with a network trained for longer: what
 
 import os
 
-from errseg_jax.config import cascade, default_config, paper, stage
+from errseg_jax.config import cascade_exiting_early, default_config, paper, stage
 from errseg_jax.errors import UserError
 
 DETAIL_STEPS, ERROR_STEPS = 1000, 150
@@ -56,7 +56,7 @@ def get_config(arg=None):
   elif arg == "control":
     config.order = ("control",)
   elif arg == "cascade":
-    config = cascade(config, features=128)
+    config = cascade_exiting_early(config, features=128)
     config.segmenter.backbone.output_stride = 8
     config.stages.cascade = stage(3000 + DETAIL_STEPS + ERROR_STEPS, 1e-3, **semantic)
   elif arg:

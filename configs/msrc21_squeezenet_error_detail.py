@@ -11,7 +11,7 @@ The folder holds images/{train,val} and labels/{train,val}; 255 is ignored.
 
 import os
 
-from errseg_jax.config import cascade, default_config, guided, stage
+from errseg_jax.config import cascade_exiting_early, default_config, guided, stage
 from errseg_jax.errors import UserError
 
 CLASSES = [
@@ -66,7 +66,7 @@ def get_config(arg=None):
   if arg == "subnets":
     config.order = ("semantic", "subnets")
   elif arg == "cascade":
-    config = cascade(config, features=128)
+    config = cascade_exiting_early(config, features=128)
     config.segmenter.backbone.output_stride = 8
     config.stages.cascade = stage(3000 + DETAIL_STEPS + ERROR_STEPS, 1e-3, **semantic)
   elif arg == "guided":

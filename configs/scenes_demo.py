@@ -4,14 +4,14 @@
     errseg evaluate --workdir=runs/demo && errseg report --workdir=runs/demo
 
 A small ResNet DeepLabv3+ from scratch, then the detail branch on its frozen features, then the error branch
-(P0, Gong et al. 2021; options as README, "What is different from the paper"). The last stage trains the
+(P0, Gong et al. 2021; options as in docs/paper_differences.md). The last stage trains the
 semantic network on for as many steps as both branches took: what the gain must be held against.
 `:subnets` trains subnets for the classes that it confuses (P1), `:stacked` both branches on top of those, `:cascade`
 coarse, attention and refine branches at once (P2), `:guided` the network on with guidance by image classification (P3).
 Expected times and scores: README, "Results".
 """
 
-from errseg_jax.config import cascade, default_config, guided, stage
+from errseg_jax.config import cascade_exiting_early, default_config, guided, stage
 from errseg_jax.errors import UserError
 
 DETAIL_STEPS, ERROR_STEPS = 500, 200
@@ -48,7 +48,7 @@ def get_config(arg=None):
   elif arg == "stacked":
     config.order = ("subnets", "detail", "error")
   elif arg == "cascade":
-    config = cascade(config, features=64)
+    config = cascade_exiting_early(config, features=64)
     config.segmenter.backbone.output_stride = 8
     config.stages.cascade = stage(3500 + DETAIL_STEPS + ERROR_STEPS, 3e-3, batch_size=8, weight_decay=1e-4)
   elif arg == "guided":

@@ -220,6 +220,22 @@ def cascade(config: ConfigDict, features: int = 512) -> ConfigDict:
   return config
 
 
+def cascade_exiting_early(config: ConfigDict, features: int = 512) -> ConfigDict:
+  """`cascade`, but the fine network learns from every pixel too, and is asked only where the coarse label is doubted.
+
+  As published the fine network learns where the attention lets it, ever less as the coarse branch gets better, and
+  ends far below it; with a loss of its own an early exit costs nothing (docs/cascade.md has the figures).
+
+  Args:
+    config: to change.
+    features: channels of the fine network's convolution.
+  """
+  config = cascade(config, features)
+  config.cascade_loss.fine = 1.0
+  config.early_exit.threshold = 0.7
+  return config
+
+
 def guided(config: ConfigDict) -> ConfigDict:
   """Trains the network of a config on together with guidance by image classification (P3, Shen and Zeng 2018).
 

@@ -38,6 +38,8 @@ def test_a_paper_config_builds(name, arg):
   model = assemble.model(config, info.num_classes)
   assert (model.refine, type(model.detail).__name__) == (Refine(), "PyramidBranch")
   assert model.detail.bins == (1, 2, 3, 6)
+  assert model.early_exit is None
+  assert config.cascade_loss.get("fine", 0.0) == 0.0
   assemble.loss(config, "cascade")
   with pytest.raises(UserError, match="unknown argument"):
     config_of(f"{name}_resnet50_cascade", "papr")
@@ -51,7 +53,9 @@ def test_small_data_has_a_cascade_as_long_as_its_stages(name):
   assert (stage.name, stage.steps) == ("cascade", steps)
   own, semantic = config.stages.cascade.optimizer, staged.stages.semantic.optimizer
   assert own.to_dict() == semantic.to_dict()
-  assert assemble.model(config, 11).refine is not None
+  model = assemble.model(config, 11)
+  assert model.refine is not None
+  assert (model.early_exit.threshold, config.cascade_loss.fine) == (0.7, 1.0)
 
 
 def write_images(root, suffix=""):
