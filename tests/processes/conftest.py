@@ -34,8 +34,8 @@ class Group:
   processes: list
   logs: list
 
-  def wait(self, seconds: float = 240) -> list[int]:
-    """Their exit statuses."""
+  def wait(self, seconds: float = 1200) -> list[int]:
+    """Their exit statuses; so long only where they hang, a busy machine with few cores takes minutes."""
     deadline = time.monotonic() + seconds
     try:
       return [process.wait(max(0.1, deadline - time.monotonic())) for process in self.processes]
