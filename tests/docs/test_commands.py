@@ -19,7 +19,10 @@ from errseg_jax.errors import UserError
 from errseg_jax.models.backbones import BACKBONES
 from errseg_jax.models.heads import HEADS
 from errseg_jax.pixel_losses import PIXEL_LOSSES
+from errseg_jax.planning.accelerators import parse as parse_devices
+from errseg_jax.planning.program import per_device
 from errseg_jax.submit import SERVERS
+from errseg_jax.train.stages import plan
 from tests.docs.pages import COMMANDS, PAGES, ROOT, Command, commands_of, text_of
 
 SOME_CONFIG, OF_IMAGES = "configs/scenes_demo.py", "configs/folders.py"
@@ -59,8 +62,13 @@ def check(words):
   file = getattr(args, "config", "")
   if not file or file.split(":")[0] in ("C", "CONFIG"):
     placed = any(word.startswith("--config.data.root=") for word in args.overrides)
-    file = (OF_IMAGES if placed else SOME_CONFIG) + file[len(file.split(":")[0]) :]
-  load(file, args.overrides)
+    load((OF_IMAGES if placed else SOME_CONFIG) + file[len(file.split(":")[0]) :], args.overrides)
+    return
+  config = load(file, args.overrides)
+  if name in ("train", "plan", "ablate"):
+    plan(config)  # a network to train, or one that is given
+  if name == "plan":
+    per_device(config, parse_devices(args.devices)[2])
 
 
 VALUES = {
@@ -93,6 +101,9 @@ def test_a_command_is_one_of_ours(command):
     "errseg bench --what=everything",
     "errseg ablate --config=C --workdir=W --rows=base_longer,papr",
     "errseg convert --from=torchvision_unet --weights=F --out=D",
+    "errseg train --config=configs/cityscapes_xception65_error_detail.py --workdir=W",
+    "errseg plan --config=configs/scenes_demo.py --devices=v5e-64",
+    "errseg plan --config=configs/scenes_demo.py --devices=v7",
     "make coffee",
     "python docs/nowhere.py",
   ],

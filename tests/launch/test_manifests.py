@@ -8,7 +8,11 @@ import pytest
 import yaml
 
 from errseg_jax import processes
+from errseg_jax.cli import parse
 from errseg_jax.cli_flags import OWN_FLAGS
+from errseg_jax.config_flags import load
+from errseg_jax.planning.program import per_device
+from errseg_jax.train.stages import plan
 
 ROOT = pathlib.Path(__file__).parents[2]
 MANIFESTS = sorted((ROOT / "launch" / "k8s").glob("*.yaml"))
@@ -20,6 +24,7 @@ JOBSET = {  # fields of jobset.x-k8s.io/v1alpha2
   "rule": {"name", "action", "onJobFailureReasons", "targetReplicatedJobs"},
   "job": {"name", "replicas", "template", "dependsOn"},
 }
+JOBSET_RULE = r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?"
 
 
 @pytest.fixture(params=MANIFESTS, ids=lambda path: path.stem)
@@ -36,6 +41,7 @@ def test_fields_of_the_jobset(jobset):
   assert spec["failurePolicy"].keys() <= JOBSET["failurePolicy"]
   for rule in spec["failurePolicy"]["rules"]:
     assert rule.keys() <= JOBSET["rule"]
+    assert re.fullmatch(JOBSET_RULE, rule["name"])  # a webhook of JobSet refuses others
     assert rule["action"] in ("FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts")
   assert "kueue.x-k8s.io/queue-name" in jobset["metadata"]["labels"]
   for job in spec["replicatedJobs"]:
@@ -83,9 +89,26 @@ def test_commands_are_ours(jobset):
   for job in jobset["spec"]["replicatedJobs"]:
     (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
     name, *flags = container["args"]
-    config = next(flag.split("=")[1] for flag in flags if flag.startswith("--config="))
-    assert (ROOT / config).is_file()
-    assert {f.split("=")[0] for f in flags if not f.startswith("--config.")} <= OWN_FLAGS[name]
+    args = parse(name, flags)
+    config = load(str(ROOT / args.config), args.overrides)
+    pods = job["replicas"] * job["template"]["spec"]["completions"]
+    limits = container["resources"]["limits"]
+    per_device(
+      config, pods * sum(limits[kind] for kind in ("nvidia.com/gpu", "google.com/tpu") if kind in limits)
+    )
+    assert plan(config)  # a network to train, or one that is given
+
+
+def test_the_user_of_the_pods_may_write_and_reach_devices(jobset):
+  for job in jobset["spec"]["replicatedJobs"]:
+    pod = job["template"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    user = pod["securityContext"]
+    # The image's own user neither opens a TPU's devices nor writes to a volume that is root's.
+    expected = {"runAsUser": 0}
+    if "google.com/tpu" not in container["resources"]["limits"]:
+      expected = {"runAsNonRoot": True, "runAsUser": 1000, "fsGroup": 1000}
+    assert user == expected
 
 
 def test_the_page_names_every_file_and_status():
