@@ -10,7 +10,8 @@ if [[ $# -lt 2 || ! $1 =~ ^[1-9][0-9]*$ ]]; then
 fi
 count=$1
 shift
-port=${ERRSEG_PORT:-8476}
+# A port for each run: the processes of two runs that share one join whichever they find.
+port=${ERRSEG_PORT:-$((10000 + $$ % 20000))}
 gpus=0
 if command -v nvidia-smi >/dev/null 2>&1; then
   gpus=$(nvidia-smi --list-gpus | wc -l)

@@ -55,6 +55,15 @@ def test_local_starts_each_process_with_its_place(tmp_path, gpus, shown):
   assert sorted(done.stdout.splitlines()) == lines
 
 
+def test_two_runs_on_a_machine_do_not_meet():
+  shown = [
+    run([LAUNCH / "local.sh", 2, "bash", "-c", 'echo "$JAX_COORDINATOR_ADDRESS"']).stdout for _ in "ab"
+  ]
+  first, second = (set(text.split()) for text in shown)
+  assert (len(first), len(second)) == (1, 1)
+  assert first != second
+
+
 def test_local_ends_with_what_failed_and_stops_the_others():
   began = time.monotonic()
   done = run([LAUNCH / "local.sh", 3, "bash", "-c", "((JAX_PROCESS_ID == 1)) && exit 75; exec sleep 50"])
