@@ -24,6 +24,7 @@ from errseg_jax.report.html import write_atomically
 from errseg_jax.report.plots import confusion_png
 from errseg_jax.sharding import make_mesh, place
 from errseg_jax.train.restore import resting_variables
+from errseg_jax.train.workdir import check_writable
 
 ROLES = {"train": "semantic", "choose": "choose"}
 """Splits that stand for a part of the training images, and its key in `Splits.sources`."""
@@ -46,6 +47,7 @@ def confusion(config: ConfigDict, workdir: pathlib.Path, split: str, as_json: bo
   Raises:
     UserError: the workdir, the split, a file of it or a setting is wrong.
   """
+  check_writable(workdir)
   dataset = assemble.dataset(config)
   classes = dataset.info.classes
   find = assemble.group_finder(config, classes)

@@ -34,6 +34,7 @@ from errseg_jax.structs import DatasetInfo
 from errseg_jax.train.restore import resting_variables, stage_result
 from errseg_jax.train.stages import plan, trained_branches
 from errseg_jax.train.state import merge
+from errseg_jax.train.workdir import check_writable
 
 SWEEP = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # thresholds that are always scored
 
@@ -60,8 +61,10 @@ def evaluate(
     The content of results.json.
 
   Raises:
-    UserError: a stage or the split is missing, a file is damaged, or the network cannot give a score.
+    UserError: a stage or the split is missing, a file is damaged, the network cannot give a score, or the workdir
+      cannot be written.
   """
+  check_writable(workdir)
   dataset = assemble.dataset(config)
   source, info = dataset.source(split), dataset.info
   model, crf = assemble.model(config, info.num_classes), assemble.crf(config)

@@ -19,7 +19,7 @@ from errseg_jax.progress import progress_bar
 from errseg_jax.sharding import make_mesh, place
 from errseg_jax.train.restore import trained_variables
 from errseg_jax.train.stages import plan, trained_branches
-from errseg_jax.train.workdir import load_config
+from errseg_jax.train.workdir import check_writable, load_config
 
 
 def tune(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
@@ -42,6 +42,7 @@ def tune(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
       "nothing to tune: ask for --config.views.combine=learned with several views, or for a CRF by "
       "--config.crf.iterations=5"
     )
+  check_writable(workdir)
   dataset = assemble.dataset(config)
   source, on = unseen(config, load_config(workdir), dataset)
   model, mesh = assemble.model(config, dataset.info.num_classes), make_mesh(config.num_devices)

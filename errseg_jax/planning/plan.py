@@ -13,6 +13,7 @@ from rich.table import Table
 
 from errseg_jax.bench.reading import one_by_one
 from errseg_jax.bench.roofline import bandwidth, flop_rate
+from errseg_jax.errors import UserError
 from errseg_jax.planning.accelerators import GB, Accelerator, parse
 from errseg_jax.planning.program import per_device, step_program, topology_device
 from errseg_jax.train.trainer import Trainer
@@ -42,9 +43,12 @@ def plan(
     needs to keep up; "hours" and "cost": of all stages, at best.
 
   Raises:
-    UserError: unknown devices, a batch that they do not divide, or any mistake in the config or the data set.
+    UserError: unknown devices, a batch that they do not divide, a price below 0, or any mistake in the config or the
+      data set.
   """
   name, accelerator, count = parse(devices)
+  if price is not None and not 0 <= price < math.inf:
+    raise UserError(f"--price={price} must be a number from 0 on")
   trainer = Trainer(per_device(config, count), pathlib.Path())
   if accelerator is None:
     accelerator = this_cpu(config.dtype)

@@ -93,6 +93,18 @@ def _tuples(value: Any) -> Any:
   return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
+def check_writable(workdir: pathlib.Path) -> None:
+  """Before anything is computed whose results belong there.
+
+  Raises:
+    UserError: it is on a disk that takes no files, or another user's.
+  """
+  if processes.first() and not os.access(workdir, os.W_OK):
+    raise UserError(
+      f"{workdir} cannot be written, and the results belong there: make it writable, or copy it"
+    )
+
+
 def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
   """Makes a workdir this config's, or checks that it is.
 

@@ -99,6 +99,8 @@ def test_the_command_tells_and_prints_json(tiny_config, tmp_path, capsys):
     ([], "--devices=NAME is needed"),
     (["--devices=h100x3"], "stages.semantic.batch_size=8 is not a multiple of 3 devices"),
     (["--devices=h100", "--price=much"], "--price='much' is not a number"),
+    (["--devices=h100", "--price=-1"], "--price=-1.0 must be a number from 0 on"),
+    (["--devices=h100", "--price=nan"], "--price=nan must be a number from 0 on"),
   ]:
     assert cli.main([*words, *flags]) == 2
     assert said in capsys.readouterr().err

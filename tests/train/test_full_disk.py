@@ -16,6 +16,8 @@ from errseg_jax.errors import UserError, disk_trouble
 from errseg_jax.train.checkpoints import StageCheckpoints
 from errseg_jax.train.loop import Stopped
 from errseg_jax.train.trainer import Trainer
+from tests.conftest import snapshot
+from tests.train.test_resume import CONFIG
 
 
 @pytest.fixture
@@ -111,3 +113,32 @@ def test_a_full_disk_while_reporting(small_disk, trained, tmp_path, capsys):
   assert main(["report", f"--workdir={folder / 'run'}"]) == 2
   assert "no space left on device" in capsys.readouterr().err
   assert not (folder / "run" / "report.html").exists()
+
+
+def test_a_disk_that_only_reads(small_disk, trained, tiny_config, tmp_path, monkeypatch, capfd):
+  folder = small_disk(20)
+  config = tiny_config(order=("semantic",), stages__semantic__steps=4, stages__semantic__save_every=1)
+  with monkeypatch.context() as patch:
+    asked = iter((False, True))
+    patch.setattr("errseg_jax.train.loop.StopSignal.came", lambda self: next(asked))
+    with pytest.raises(Stopped):
+      Trainer(with_defaults(config), folder / "run").run()
+  shutil.copytree(trained, folder / "trained")
+  (tmp_path / "config.json").write_text(config.to_json())
+  (tmp_path / "config.py").write_text(CONFIG.format(folder=str(tmp_path)))
+  subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+  before = snapshot(folder)
+  monkeypatch.setattr("errseg_jax.inference.evaluator.Evaluator.run", None)  # it ends before
+  for words in (
+    ["train", f"--config={tmp_path / 'config.py'}", f"--workdir={folder / 'run'}"],
+    ["train", f"--config={tmp_path / 'config.py'}", f"--workdir={folder / 'new'}"],
+    ["evaluate", f"--workdir={folder / 'trained'}"],
+    ["confusion", f"--workdir={folder / 'trained'}"],
+    ["tune", f"--workdir={folder / 'trained'}", "--config.crf.iterations=1"],
+  ):
+    capfd.readouterr()
+    assert main(words) == 2, words
+    (line,) = [row for row in capfd.readouterr().err.splitlines() if row.startswith("errseg: ")]
+    assert str(folder) in line
+  subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+  assert snapshot(folder) == before
