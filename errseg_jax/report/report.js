@@ -266,25 +266,35 @@
   let current = null;
   let shownMap = "error";
 
+  // A photograph out of sight is loaded once it is asked for: a lazy one never would be, behind the viewer.
+  async function photoOf(item) {
+    const photo = item.article.querySelector("img");
+    photo.loading = "eager";
+    await photo.decode();
+    return photo;
+  }
+
   async function view() {
-    await current.load();
-    const { width, height } = current;
+    const [item, map, over] = [current, shownMap, overImage.checked];
+    const photo = map === "image" || over ? photoOf(item) : null;
+    await item.load();
+    const picture = await photo;
+    if (item !== current || map !== shownMap || over !== overImage.checked) return; // another was asked for since
+    const { width, height } = item;
     Object.assign(large, { width, height });
-    if (shownMap !== "image") paint(large, current.colourOf(shownMap, threshold));
-    if (shownMap === "image" || overImage.checked) {
-      const photo = current.article.querySelector("img");
-      await photo.decode();
+    if (map !== "image") paint(large, item.colourOf(map, threshold));
+    if (picture) {
       const context = large.getContext("2d");
-      context.globalAlpha = shownMap === "image" ? 1 : 0.55;
-      context.drawImage(photo, 0, 0, width, height);
+      context.globalAlpha = map === "image" ? 1 : 0.55;
+      context.drawImage(picture, 0, 0, width, height);
     }
-    const label = tabs.find((tab) => tab.dataset.view === shownMap).textContent;
-    large.setAttribute("aria-label", `${label} of ${current.name}`);
+    const label = tabs.find((tab) => tab.dataset.view === map).textContent;
+    large.setAttribute("aria-label", `${label} of ${item.name}`);
     large.style.width = `min(100%, ${(70 * width) / height}vh)`;
-    for (const tab of tabs) tab.setAttribute("aria-pressed", String(tab.dataset.view === shownMap));
-    document.getElementById("viewer-title").textContent = current.name;
-    current.scores = current.score(threshold);
-    viewer.querySelector(".readout").textContent = current.readout();
+    for (const tab of tabs) tab.setAttribute("aria-pressed", String(tab.dataset.view === map));
+    document.getElementById("viewer-title").textContent = item.name;
+    item.scores = item.score(threshold);
+    viewer.querySelector(".readout").textContent = item.readout();
   }
 
   function show(item, map) {
