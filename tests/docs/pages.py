@@ -62,7 +62,7 @@ def commands_of(page: str) -> list[Command]:
 def words_of(line: str, variables: dict[str, str]) -> list[str]:
   """Words of a line; an optional part in brackets counts as given."""
   for name, value in variables.items():
-    line = line.replace(f"${name}", value)
+    line = re.sub(rf"\${name}\b", lambda _, value=value: value, line)
   line = re.sub(r"\[(--[^\]]*)\]", r"\1", line)
   if line.split(" ")[0] not in (*OURS, "xpk"):
     return []

@@ -115,14 +115,15 @@ def test_what_is_not_ours_is_refused(line):
 
 def test_commands_are_found_in_the_pages(tmp_path, monkeypatch):
   text = (
-    "```\nC=configs/folders.py\nerrseg train --config=$C --workdir=W && errseg evaluate \\\n  --workdir=W  # scores\n"
+    "```\nC=configs/folders.py\nerrseg train --config=$C --config.data.root=$CAMVID --workdir=W && errseg evaluate \\\n"
+    "  --workdir=W  # scores\n"
     "errseg data check --config=C [--json] ...\n```\n1. one\n\n   ```sh\n   make demo SEED=1\n   ```\n\n"
     '```python\nerrseg.load("W")\n```\n```\nxpk workload --command="errseg doctor"\n```\n'
   )
   page = tmp_path / "page.md"
   page.write_text(text)
   assert [" ".join(command.words) for command in commands_of(str(page))] == [
-    "errseg train --config=configs/folders.py --workdir=W",
+    "errseg train --config=configs/folders.py --config.data.root=$CAMVID --workdir=W",
     "errseg evaluate --workdir=W",
     "errseg data check --config=C --json",
     "make demo SEED=1",
