@@ -1,11 +1,12 @@
 """What the site shows beside docs/: the README as its home, launch/ and the notebooks. A hook of mkdocs.
 
 The pages link to each other by their places in the repository, as a reader of the repository follows them; here each
-link is turned to where its target lies in the site. A notebook becomes a page without its outputs.
+link is turned to where its target lies in the site. A notebook becomes a page with its pictures and what it prints.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pathlib
@@ -18,14 +19,40 @@ from mkdocs.structure.files import File, Files
 
 ROOT = pathlib.Path(__file__).parents[1]
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]*)(#[^)\s]*)?\)")
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 
 
-def notebook_text(path: pathlib.Path) -> str:
-  """The cells of a notebook as Markdown."""
+def output_text(output: dict[str, Any], picture: str, alt: str) -> str:
+  """An output of a cell as Markdown; empty for what goes to the log.
+
+  Args:
+    output: as the notebook holds it.
+    picture: the name that a picture has in the site.
+    alt: what stands for it.
+  """
+  data = output.get("data", {})
+  if "image/png" in data:
+    return f"![{alt}]({picture})"
+  text = output.get("text", ()) if output.get("name") == "stdout" else data.get("text/plain", ())
+  plain = ANSI.sub("", "".join(text)).strip("\n")
+  return f"```text\n{plain}\n```" if plain else ""
+
+
+def notebook_page(path: pathlib.Path) -> tuple[str, dict[str, bytes]]:
+  """(Markdown, pictures by their names) of a notebook. The cell behind a picture is its caption, and stands for it."""
   cells = json.loads(path.read_text())["cells"]
-  texts = ((cell["cell_type"], "".join(cell["source"])) for cell in cells)
-  return "\n\n".join(text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in texts)
+  texts, pictures = [], {}
+  for cell, after in zip(cells, [*cells[1:], {"source": ""}], strict=True):
+    source = "".join(cell["source"])
+    texts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+    alt = "".join(after["source"]).split("\n\n")[0].strip("*")
+    for output in cell.get("outputs", ()):
+      name = f"{path.stem}_{len(pictures) + 1}.png"
+      texts.append(output_text(output, name, alt))
+      if "image/png" in output.get("data", {}):
+        pictures[name] = base64.b64decode(output["data"]["image/png"])
+  return "\n\n".join(filter(None, texts)), pictures
 
 
 def further_files() -> dict[str, str]:
@@ -35,7 +62,8 @@ def further_files() -> dict[str, str]:
     if path.is_file():
       name = str(path.relative_to(ROOT))
       files[name] = name.replace("README.md", "index.md")
-  for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+  order = (ROOT / "docs" / "contents.md").read_text().find
+  for path in sorted((ROOT / "notebooks").glob("*.ipynb"), key=lambda path: order(path.name)):
     files[f"notebooks/{path.name}"] = f"notebooks/{path.stem}.md"
   for name in ("CONTRIBUTING.md", "CHANGELOG.md"):
     if (ROOT / name).is_file():
@@ -57,7 +85,9 @@ def on_files(files: Files, config: Any) -> Files:
   for name, place in further_files().items():
     path = ROOT / name
     if path.suffix == ".ipynb":
-      files.append(File.generated(config, place, content=notebook_text(path)))
+      text, pictures = notebook_page(path)
+      for name_of, content in {place: text, **{f"notebooks/{key}": p for key, p in pictures.items()}}.items():
+        files.append(File.generated(config, name_of, content=content))
     else:
       files.append(File.generated(config, place, abs_src_path=str(path)))
   return files

@@ -60,6 +60,22 @@ def test_links_between_the_readme_and_the_pages_are_turned(site):
   assert 'href="launch/index.html"' in (site / "contents.html").read_text()
 
 
+def test_notebooks_are_there_with_what_they_show(site):
+  text = (site / "notebooks" / "quickstart.html").read_text()
+  pictures = re.findall(r'<img alt="([^"]*)" src="([^"]*)"', text)
+  assert [name for _, name in pictures] == ["quickstart_1.png", "quickstart_2.png"]
+  assert pictures[0][0].startswith("Three street scenes.")
+  assert all((site / "notebooks" / name).read_bytes().startswith(b"\x89PNG") for _, name in pictures)
+  assert "choice.json" in text  # printed
+  assert "\x1b[" not in text
+
+
+def test_notebooks_come_in_the_order_of_all_pages(site):
+  places = re.findall(r'href="notebooks/(\w+)\.html"', (site / "contents.html").read_text())
+  assert [*dict.fromkeys(places)][0] == "quickstart"
+  assert {*places} == {path.rpartition("/")[2].removesuffix(".ipynb") for path in NOTEBOOKS}
+
+
 def test_docstrings_are_in_the_reference(site):
   text = (site / "api.html").read_text()
   for name in ("errseg_jax.load", "errseg_jax.config.default_config", "errseg_jax.structs.Prediction"):
