@@ -360,7 +360,7 @@ def print_results(results: dict[str, Any]) -> None:
   if "temperature" in error["baselines"]:
     before, after = (_number(error["baselines"][n]["ECE"]) for n in ("max_probability", "temperature"))
     value = _number(results.get("calibration", {}).get("temperature"))
-    console.print(f"ECE of max probability {before}, with temperature {value} {after}")
+    console.print(f"ECE of max probability: {before}, and {after} with temperature {value}")
 
 
 def _number(value: float | None) -> str:

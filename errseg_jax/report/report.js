@@ -142,7 +142,7 @@
         wrongFlagged += isFlagged ? errors : 0;
       }
       return {
-        pixels, flaggedPixels: flagged, rightPixels: right, rightBefore: before,
+        pixels, flaggedPixels: flagged, rightPixels: right, rightBefore: before, wrong, wrongFlagged,
         flagged: share(flagged, pixels),
         accuracy: share(right, pixels),
         before: share(before, pixels),
@@ -193,9 +193,10 @@
   function summarise() {
     const shown = items.filter((item) => item.inView && item.scores).map((item) => item.scores);
     const sum = (name) => shown.reduce((total, s) => total + s[name], 0);
-    const pixels = sum("pixels");
+    const [pixels, flagged, found] = ["pixels", "flaggedPixels", "wrongFlagged"].map(sum);
     summary.textContent =
-      `${shown.length} of ${items.length} images in view: ${percent(share(sum("flaggedPixels"), pixels))} flagged, ` +
+      `${shown.length} of ${items.length} images in view: ${percent(share(flagged, pixels))} flagged ` +
+      `(precision ${percent(share(found, flagged))}, recall ${percent(share(found, sum("wrong")))}), ` +
       `accuracy ${percent(share(sum("rightBefore"), pixels))} → ${percent(share(sum("rightPixels"), pixels))}`;
   }
 

@@ -200,7 +200,13 @@ def test_gallery_shows_what_numpy_computes(page, report, fragment, t):
   texts = page.evaluate("Array.from(document.querySelectorAll('.item .readout'), (p) => p.textContent)")
   for item, text in zip(GALLERY, texts, strict=True):
     assert f"→ {expected(item, t)['accuracy']:.1f} %" in text
-  assert "2 of 2 images" in page.evaluate("document.getElementById('summary').textContent")
+  summary = page.evaluate("document.getElementById('summary').textContent")
+  assert "2 of 2 images" in summary
+  masks = [np.round(item.error_probability.astype(np.float64) * 255) / 255 > t for item in GALLERY]
+  wrong = [(item.semantic != item.truth) & (item.truth != 255) for item in GALLERY]
+  found = sum(np.sum(m & w) for m, w in zip(masks, wrong, strict=True))
+  flagged = sum(np.sum(m & (item.truth != 255)) for m, item in zip(masks, GALLERY, strict=True))
+  assert f"(precision {100 * found / flagged:.1f} %, recall {100 * found / np.sum(wrong):.1f} %)" in summary
 
 
 def test_keyboard_moves_the_threshold_and_the_link(page, report):
