@@ -4,6 +4,7 @@
 # make slow: the tests that `make test` leaves out, whole commands on more networks; every night, and before a release.
 # make proofs: what takes too long for every change: several processes, many kills, full disks; figures in the docs.
 # make docs: build the pages of docs/ as a site, in site/; a link that leads nowhere ends it.
+#   Pages open from the disk; to search them serve them: python3 -m http.server -d site
 # make dist: sdist and wheel into dist/, checked.
 # make parity: compare with the real PyTorch networks and with OpenCV, in an environment of its own.
 PYTHON ?= python3

@@ -1,8 +1,8 @@
 """The commands of the README and the tutorials, run line by line as they stand there, in a short form.
 
 They run in a folder that holds what they name: `configs`, `data` of a tiny set, `photos`, `pool`. What makes a run
-short is added behind a line, and nothing else. Commands of the other pages are parsed alone (`test_commands.py`), for
-the reasons in PARSED.
+short is added behind a line, and nothing else. Commands of the pages in NIGHTLY follow in the same folder, marked
+slow, their W and DIR filled in. Commands of the others are only parsed (`test_commands.py`); PARSED says why.
 """
 
 import csv
@@ -26,30 +26,44 @@ RUN = (
   "docs/tutorials/train_the_papers_systems.md",
 )
 """In this order: what one leaves behind the next may use."""
+NIGHTLY = (
+  "docs/report.md",
+  "docs/export.md",
+  "docs/tracking.md",
+  "docs/label_issues.md",
+  "docs/launching.md",
+  "docs/inference.md",
+  "docs/confusing_groups.md",
+)
+FILLED = {
+  "W": "runs/mine",
+  "A": "runs/mine",
+  "B": "runs/improved",
+  "C": "runs/third",
+  "runs/a": "runs/mine",
+  "runs/b": "runs/improved",
+  "runs/demo": "runs/scenes",
+  "DIR": "exported_again",
+  "LARGE.png": "photos",
+}
+"""What stands on a page of NIGHTLY for the reader's own -> what it is in the folder."""
 PARSED = {
   "CONTRIBUTING.md": "make would install an environment; CI runs these targets",
   "docs/ablate.md": "CONFIG is the reader's; ablate is run by improve_my_network",
   "docs/cascade.md": "CONFIG is the reader's; tests/train/test_cascade.py trains and benches one",
   "docs/configs.md": "more runs of scenes_demo: train_the_papers_systems has one",
-  "docs/confusing_groups.md": "tests/test_confusion.py, tests/train/test_subnets.py; the figures want MSRC-21",
   "docs/convert.md": "wants published weights; tests/convert runs convert on files of the same form",
   "docs/crf.md": "wants a guided run; tests/inference/test_tune.py",
   "docs/data_sets.md": "public data sets; tests/data/test_shards.py, tests/data/test_tfds.py",
   "docs/experiments.md": "Cityscapes; tests/test_configs.py rehearses its configs",
-  "docs/export.md": "the README exports a run; tests/export",
   "docs/extending.md": "make would install an environment; CI runs these targets",
   "docs/faq.md": "a set of labels from 1 on; tests/data/test_label_files.py",
   "docs/guidance.md": "tests/train/test_guidance.py; the figures want MSRC-21",
-  "docs/inference.md": "tests/models/test_views.py, test_tiles.py; tests/inference/test_sparse.py",
   "docs/kernels.md": "1025x2049 pixels; tests/bench/test_kernels.py runs smaller ones",
-  "docs/label_issues.md": "label-issues is run by find_bad_labels; the script wants CamVid",
-  "docs/launching.md": "asks for a TPU's plan; tests/planning/test_plan.py",
   "docs/losses.md": "tests/test_pixel_loss_settings.py",
-  "docs/report.md": "evaluate and report are run by the README; tests/test_compare.py puts runs side by side",
   "docs/results.md": "CamVid, and hours",
   "docs/serve.md": "runs until it is stopped; tests/serve starts and stops it",
   "docs/speed.md": "times of this machine; tests/bench",
-  "docs/tracking.md": "runs of the reader's; tests/test_compare.py, tests/train/test_tracking.py",
   "docs/your_network.md": "the reader's network; tests/adapters",
   "launch/README.md": "GPUs and TPUs; tests/launch",
   "launch/xpk.md": "a cluster",
@@ -67,8 +81,16 @@ NOT_RUN = {
   "runs/second": "the lines that made runs/mine, in another workdir",
   "errseg', 'serve": "runs until it is stopped; tests/serve starts and stops it",
   "scenes_demo.py:": "a minute each; tests/test_guidance_configs.py, tests/train",
+  "--sizes=480x640": "a large program on a CPU; tests/export writes small ones",
+  "wandb=PROJECT": "sends to a server; tests/train/test_tracking.py has one that it sends to",
+  "docs/label_issues.py": "CamVid",
+  "errseg', 'plan": "asks for a TPU's plan; tests/planning/test_plan.py",
+  "--config=CONFIG": "the config is the reader's; tests/train/test_subnets.py",
+  "msrc21": "MSRC-21, and hours",
+  "--config.platform=cpu": "the config that train_the_papers_systems trains",
+  "errseg', 'bench": "times of this machine; tests/bench",
 }
-"""Part of a command of a page in RUN -> why it is not run."""
+"""Part of a command of a page in RUN or NIGHTLY -> why it is not run."""
 STAGES = ("semantic", "detail", "error", "control")
 TINY = (
   "segmenter.backbone.depth=10",
@@ -92,7 +114,7 @@ SHORT = {
 
 
 def runs(command):
-  """Whether a command of a page in RUN is run."""
+  """Whether a command of a page in RUN or NIGHTLY is run."""
   return not any(part in str(command.words) for part in NOT_RUN)
 
 
@@ -136,11 +158,11 @@ def folder(tmp_path_factory, shared_data):
 
 
 def test_every_command_is_run_or_has_a_reason():
-  assert {command.page for command in COMMANDS} - {*RUN} == {*PARSED}
-  left_out = [command for command in COMMANDS if command.page in RUN and not runs(command)]
+  assert {command.page for command in COMMANDS} - {*RUN, *NIGHTLY} == {*PARSED}
+  left_out = [command for command in COMMANDS if command.page not in PARSED and not runs(command)]
   for part in NOT_RUN:
     assert any(part in str(command.words) for command in left_out), part
-  for page in RUN:
+  for page in (*RUN, *NIGHTLY):
     assert any(runs(command) for command in commands_of(page)), page
 
 
@@ -158,6 +180,26 @@ def test_the_lines_leave_what_the_pages_say(folder):
   results = json.loads((runs / "improved" / "results.json").read_text())
   assert {"semantic", "detail", "fused", "error", "chosen", "image_level"} <= results.keys()
   assert {"baselines", "by_threshold"} <= results["error"].keys()
+
+
+@pytest.mark.slow
+def test_commands_of_the_other_pages(folder, monkeypatch):
+  monkeypatch.chdir(folder)
+  monkeypatch.setattr(commands, "prepare", lambda config, distributed="off": None)
+  monkeypatch.setitem(resnet.BLOCKS, 10, (1, 1, 1, 1))
+  shutil.copytree("runs/mine", "runs/third")
+  for command in (command for page in NIGHTLY for command in commands_of(page)):
+    if runs(command):
+      words = [filled(word) for word in short(command)]
+      assert main(words) == 0, f"{command}: {words}"
+  assert {"report.html", "comparison.html"} <= {p.name for p in (folder / "runs" / "mine").iterdir()}
+  assert (folder / "exported_again" / "card.json").is_file()
+
+
+def filled(word):
+  """A word with what the reader would write in place of W and the like."""
+  flag, equals, value = word.rpartition("=")
+  return f"{flag}{equals}{FILLED.get(value, value)}"
 
 
 def test_the_table_of_predictions_is_what_the_tutorials_read(folder, monkeypatch):
