@@ -27,6 +27,7 @@ from errseg_jax.report.tables import ERROR_SCORES, number
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", "-.", ":")
 MAX_POINTS = 400
+FEW_POINTS = 20  # of a curve, up to which each is marked
 # Names of classes and metrics are text, never mathematics: a "$" in one must not be parsed.
 RC: dict[Any, Any] = {
   "text.parse_math": False,
@@ -108,7 +109,7 @@ def precision_recall(histograms: Mapping[str, np.ndarray]) -> Plot:
     recall, precision, _ = curves.precision_recall_curve(hist)
     axes.plot(recall, precision, label=_label(name), **_style(i))
   axes.set(xlim=(0, 100), ylim=(0, 100))
-  axes.legend()
+  axes.legend(fontsize=7)
   caption = "Precision and recall of finding wrong pixels: higher is better."
   names = ", ".join(map(_label, histograms))
   return Plot(_svg(figure), caption, f"Precision-recall curves of {names}. {caption}")
@@ -121,7 +122,7 @@ def risk_coverage(histograms: Mapping[str, np.ndarray]) -> Plot:
   for i, (name, hist) in enumerate(histograms.items()):
     axes.plot(*curves.risk_coverage_curve(hist), label=_label(name), **_style(i))
   axes.set(xlim=(0, 100), ylim=(0, None))
-  axes.legend()
+  axes.legend(fontsize=7)
   caption = "Error rate of the pixels kept: lower is better."
   names = ", ".join(map(_label, histograms))
   return Plot(_svg(figure), caption, f"Risk-coverage curves of {names}. {caption}")
@@ -174,7 +175,7 @@ def class_gains(results: Mapping[str, Any], classes: Sequence[str]) -> Plot | No
   gains = {name: after[name] - before[name] for name in sorted(known, key=lambda n: after[n] - before[n])}
   if not any(abs(gain) >= 0.005 for gain in gains.values()):
     return None
-  figure, axes = _axes("change of the IoU by correction", "", (6.4, 1.0 + 0.2 * len(gains)))
+  figure, axes = _axes("change of the IoU by correction, points", "", (6.4, 1.0 + 0.2 * len(gains)))
   colours = [COLOURS[0] if gain >= 0 else COLOURS[1] for gain in gains.values()]
   axes.barh(range(len(gains)), list(gains.values()), color=colours, height=0.7)
   axes.set_yticks(range(len(gains)), list(gains), fontsize=8 if len(gains) < 60 else 5)
@@ -265,7 +266,8 @@ def _means(points: list[tuple[float, float]]) -> np.ndarray:
 def _stage_plot(stage: str, kind: str, series: Mapping[str, list[tuple[float, float]]]) -> Plot:
   figure, axes = _axes("step", kind, (4.8, 3.0))
   for i, (name, points) in enumerate(series.items()):
-    axes.plot(*_means(points).T, label=name, linewidth=1.2, **_style(i))
+    size = 3 if len(points) <= FEW_POINTS else 0
+    axes.plot(*_means(points).T, label=name, linewidth=1.2, marker="o", markersize=size, **_style(i))
   axes.legend(fontsize=8)
   ends = "; ".join(f"{n} from {p[0][1]:.3g} to {p[-1][1]:.3g}" for n, p in series.items())
   return Plot(_svg(figure), f"Stage {stage}: {kind}.", f"Curves of stage {stage}: {ends}.")
@@ -279,13 +281,13 @@ def training_curves(history: Sequence[Mapping]) -> list[Plot]:
     history: rows {"stage", "step", name: value}, as metrics.jsonl holds them.
 
   Returns:
-    up to two plots per stage, in the order in which the stages ran.
+    up to two plots per stage, in the order in which the stages ran; none of what was scored once.
   """
   plots = []
   for stage in dict.fromkeys(row["stage"] for row in history):
     rows = [row for row in history if row["stage"] == stage]
     for kind, prefix in (("training loss", "train/loss"), ("score while training", "choose/")):
       series = _series(rows, prefix)
-      if series:
+      if any(len(points) > 1 for points in series.values()):
         plots.append(_stage_plot(stage, kind, series))
   return plots

@@ -263,6 +263,8 @@
   const viewer = document.getElementById("viewer");
   const large = viewer.querySelector("canvas");
   const overImage = document.getElementById("over-image");
+  const keys = viewer.querySelectorAll("[data-key]");
+  const KEY_OF = { image: "none", error: "error", mask: "mask" }; // of the others: classes
   const tabs = Array.from(viewer.querySelectorAll("button[data-view]"));
   let current = null;
   let shownMap = "error";
@@ -291,7 +293,8 @@
     }
     const label = tabs.find((tab) => tab.dataset.view === map).textContent;
     large.setAttribute("aria-label", `${label} of ${item.name}`);
-    large.style.width = `min(100%, ${(70 * width) / height}vh)`;
+    large.style.width = `min(100%, ${(60 * width) / height}vh)`;
+    for (const key of keys) key.hidden = key.dataset.key !== (KEY_OF[map] ?? "classes");
     for (const tab of tabs) tab.setAttribute("aria-pressed", String(tab.dataset.view === map));
     document.getElementById("viewer-title").textContent = item.name;
     item.scores = item.score(threshold);

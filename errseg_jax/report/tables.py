@@ -22,6 +22,13 @@ SYSTEMS = {
   "crf": "corrected, smoothed by the CRF",
   "oracle": "corrected, if the image’s classes were known",
 }
+SEGMENTATION_SCORES = {
+  "mIoU": "mean IoU of the classes",
+  "aAcc": "pixels that are right",
+  "mAcc": "mean over classes of theirs that are right",
+  "mDice": "mean Dice of the classes",
+  "mBIoU": "mean IoU near borders",
+}
 ERROR_SCORES = {
   "error": "P(error)",
   "detail_disbelief": "detail branch’s disbelief",
@@ -166,7 +173,7 @@ def headline(results: Mapping, histograms: Mapping[str, np.ndarray]) -> str:
 def segmentation_table(results: Mapping) -> Table:
   """One row per system with its difference to the frozen network."""
   base = results["semantic"]
-  names = [n for n in ("mIoU", "aAcc", "mAcc", "mDice", "mBIoU") if n in base]
+  names = [n for n in SEGMENTATION_SCORES if n in base]
   rows = []
   for system, label in SYSTEMS.items():
     scores = results.get(system)
@@ -175,7 +182,8 @@ def segmentation_table(results: Mapping) -> Table:
     elif scores:
       head = Cell(label, kind="best" if system == "fused" else "")
       rows.append((head, *(with_difference(scores.get(n), base[n]) for n in names)))
-  caption = "Scores in percent over all labelled pixels; behind them the difference to the network."
+  told = "; ".join(f"{name}: {SEGMENTATION_SCORES[name]}" for name in names)
+  caption = f"Percent, over all labelled pixels; behind it the difference to the network. {told}."
   return Table(caption, ("", *names), tuple(rows))
 
 

@@ -118,6 +118,13 @@ def test_every_picture_has_a_text(report):
   assert len(re.findall(r"<canvas ", text)) == len(re.findall(r'<canvas [^>]*aria-label="', text))
 
 
+def test_a_stage_that_was_scored_once_has_no_empty_plot():
+  once = [{"stage": "error", "step": 9, "choose/mIoU": 50.0}]
+  rows = [{"stage": "error", "step": i, "train/loss": 0.5} for i in (3, 6)]
+  assert [p.caption for p in plots.training_curves([*rows, *once])] == ["Stage error: training loss."]
+  assert len(plots.training_curves(HISTORY)) == 4
+
+
 def test_headline_says_what_happened(report):
   text = report.read_text("utf-8")
   assert re.search(r"On 2 images the corrected labels are [\d.]+ mIoU (better|worse)", text)

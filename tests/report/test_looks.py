@@ -72,6 +72,15 @@ def test_the_mouse_drags_the_slider_and_opens_a_map(opened):
   opened.wait_for("document.getElementById('viewer-title').textContent === 'image0'")
   click(opened, "#viewer [data-view=detail]")
   assert opened.evaluate("errsegReport.state().viewer.map") == "detail"
+  keys = "Array.from(viewer.querySelectorAll('[data-key]')).filter((key) => key.checkVisibility())"
+  shown = f"{keys}.map((key) => key.dataset.key)"
+  opened.wait_for(f"String({shown}) === 'classes'")
+  for view, key in (("error", ["error"]), ("mask", ["mask"]), ("image", []), ("truth", ["classes"])):
+    click(opened, f"#viewer [data-view={view}]")
+    opened.wait_for(
+      f"document.querySelector('#viewer [data-view={view}]').getAttribute('aria-pressed') === 'true'"
+    )
+    assert opened.evaluate(shown) == key
   click(opened, "#close")
   opened.wait_for("errsegReport.state().viewer === null")
   assert opened.complaints == []
