@@ -1,31 +1,40 @@
 """The sums of the fused loss, and the labels, band by band in plain jnp: no class map larger than a band exists.
 
-Any sizes and both grids fit. The gradient is automatic, each band computed once more (`jax.checkpoint`).
+Any sizes and both grids fit. The gradient is automatic, each band computed once more (`jax.checkpoint`) but for what
+the error branch's gradient wants of class maps: whether a pixel is wrong and hard, and its prior (`kept`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from errseg_jax.kernels.blocks import Blocks, cut, cut_pixels, join_pixels, spread
 from errseg_jax.kernels.terms import DetailTerms, Labels, Sums, Terms
 from errseg_jax.metrics.calibration import calibrated
 from errseg_jax.structs import IGNORE, Coarse, Outputs
 
-COLUMNS = 64  # of a block
+COLUMNS = 64  # of a block, at most
 BAND = 2**15  # pixels of a band, of all images: 2.5 MB at 19 classes, what a CPU's caches hold
+KEPT = "pixel"  # name of what the backward pass keeps of a band
 CLASS = 1  # axis of the classes in a band [K, C, B, R, P]
 
 
 def band_rows(batch: int, size: tuple[int, int]) -> int:
   """Rows of a band."""
-  return int(np.clip(BAND // (batch * size[1]), 4, max(4, size[0])))
+  return even(size[0], int(np.clip(BAND // (batch * size[1]), 4, max(4, size[0]))))
+
+
+def even(length: int, most: int) -> int:
+  """Side of the fewest parts of at most `most`: parts of 64 would compute 320 of 257 pixels, of 52 it is 260."""
+  return -(-length // -(-length // most))
 
 
 class Bands:
@@ -34,11 +43,12 @@ class Bands:
   Attributes:
     maps: what a scan goes over, a leading axis of bands.
     rows: of a band.
+    side: columns of a block.
   """
 
   def __init__(self, coarse: Coarse):
     self.coarse = coarse
-    self.rows = band_rows(len(coarse.semantic), coarse.size)
+    self.rows, self.side = band_rows(len(coarse.semantic), coarse.size), even(coarse.size[1], COLUMNS)
     given = {"semantic": coarse.semantic, "detail": coarse.detail, "error": coarse.error}
     self.columns: dict[str, np.ndarray] = {}
     self.maps: dict[str, Any] = {}
@@ -48,7 +58,7 @@ class Bands:
       x = x[..., None] if name == "error" else x
       down, across = (
         Blocks.of(low, full, corners, step)
-        for low, full, step in zip(x.shape[1:3], coarse.size, (self.rows, COLUMNS), strict=True)
+        for low, full, step in zip(x.shape[1:3], coarse.size, (self.rows, self.side), strict=True)
       )
       self.columns[name] = across.weight
       self.maps[name] = cut(x.astype(jnp.promote_types(x.dtype, jnp.float32)), down, across)
@@ -56,7 +66,7 @@ class Bands:
 
   def pixels(self, x: jax.Array, fill: int) -> jax.Array:
     """A full-size map in blocks."""
-    return cut_pixels(x, self.rows, COLUMNS, fill)
+    return cut_pixels(x, self.rows, self.side, fill)
 
   def join(self, x: jax.Array) -> jax.Array:
     """Blocks as a full-size map."""
@@ -79,13 +89,22 @@ class Bands:
       return out
     out["error"] = out["error"][:, 0]
     if coarse.prior == "msp":
-      out["error"] += prior[0] * doubt(out["semantic"])[0] + prior[1]
+      out["error"] += prior[0] * kept(doubt(out["semantic"])[0]) + prior[1]
     if coarse.prior == "detail":
       belief, own = out["detail"], out["semantic"].argmax(CLASS)
       if coarse.detail_weights:
         belief = belief - jnp.log(over_classes(coarse.detail_weights, belief.dtype))
-      out["error"] += prior[0] * disbelief(belief, own) + prior[1]
+      out["error"] += prior[0] * kept(disbelief(belief, own)) + prior[1]
     return out
+
+
+def kept(x: jax.Array) -> jax.Array:
+  """A number of each pixel of a band, which the backward pass need not compute again.
+
+  The error branch's gradient wants nothing else of class maps, so none is made twice. The detail branch's makes them
+  again in any case: its weights and denominators would be memory for little time.
+  """
+  return checkpoint_name(x, KEPT)
 
 
 def over_classes(values: Any, dtype: Any) -> jax.Array:
@@ -116,7 +135,7 @@ def error_sums(semantic: jax.Array, error: jax.Array, label: jax.Array, rho: flo
   """The error branch's sums of a band, by image."""
   z0, own = doubt(jax.lax.stop_gradient(semantic))
   valid = label != IGNORE
-  wrong, hard = valid & (own != label), -z0 > np.log(rho / (1 - rho))
+  wrong, hard = kept(valid & (own != label)), kept(-z0 > np.log(rho / (1 - rho)))
   loss = -jax.nn.log_sigmoid(jnp.where(wrong, error, -error))
   parts = {
     "easy": jnp.where(wrong & ~hard, loss, 0.0),
@@ -141,13 +160,16 @@ def detail_sums(
   logits = full["detail"]
   own = is_class(label, logits.shape[CLASS])
   weight = pixel_weights(full, label, own, terms)
-  total = jax.nn.logsumexp(logits, CLASS)
+  top = jax.lax.stop_gradient(logits.max(CLASS, keepdims=True))
+  powers = jnp.exp(logits - top)
+  denominator = powers.sum(CLASS, keepdims=True)
+  total = jnp.squeeze(jnp.log(denominator) + top, CLASS)
   loss = jnp.where(label != IGNORE, total - jnp.where(own, logits, 0.0).sum(CLASS), 0.0)
   if terms.confusion is not None:
     loss = confusion_loss(logits, loss, own, terms.confusion, confusion)
   sums = {"detail": (weight * loss).sum((0, 2, 3)), "weight": weight.sum((0, 2, 3))}
   if terms.jaccard:
-    p = jnp.exp(logits - jnp.expand_dims(total, CLASS))
+    p = powers / denominator
     mass = jnp.where(jnp.expand_dims(label != IGNORE, CLASS), p, 0.0)
     parts = {"overlap": jnp.where(own, p, 0.0), "mass": mass, "area": own}
     sums |= {name: x.sum((0, 3, 4), dtype=p.dtype).T for name, x in parts.items()}
@@ -219,7 +241,7 @@ def banded_sums(coarse: Coarse, label: jax.Array, terms: Terms, confusion: jax.A
   bands = Bands(needed(coarse, terms))
   prior = (coarse.prior_scale, coarse.prior_offset)
 
-  @jax.checkpoint
+  @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(KEPT))
   def band(maps, prior, confusion):
     full, labels = bands.full(maps, prior), maps["label"]
     sums: dict[str, jax.Array] = {}

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from errseg_jax.kernels import blocks, cells
+from errseg_jax.kernels import banded, blocks, cells
 from errseg_jax.models.resize import resize
 
 
@@ -26,6 +26,14 @@ def test_blocks_interpolate_as_resize_does(low, size, align_corners):
 def test_pixels_cut_and_joined_are_the_map():
   x = jnp.arange(2 * 9 * 13).reshape(2, 9, 13)
   np.testing.assert_array_equal(blocks.join_pixels(blocks.cut_pixels(x, 4, 8, 255), (9, 13)), x)
+
+
+def test_bands_and_blocks_share_an_image_evenly():
+  """Crops are often one pixel more than a power of two: full blocks and one of a pixel would be a third too much."""
+  for side in (33, 65, 129, 257, 321, 513, 769):
+    rows, columns = banded.band_rows(4, (side, side)), banded.even(side, banded.COLUMNS)
+    assert columns <= banded.COLUMNS
+    assert -(-side // rows) * rows * -(-side // columns) * columns <= 1.1 * side**2
 
 
 @pytest.mark.parametrize("align_corners", [False, True])

@@ -157,6 +157,18 @@ def test_a_residual_gives_the_semantic_logits_the_gradient_of_the_detail_logits(
   kit.assert_close(got, want)
 
 
+def test_the_error_branch_s_gradient_makes_no_class_map_again(kit):
+  """What it wants of them is a number of each pixel, kept; the branch's own map alone is interpolated once more."""
+  coarse, label = kit.make_maps(prior="detail", residual=True, trained=("error",), kernels="banded")
+
+  def loss(error):
+    return ErrorLoss()(Outputs(None, coarse=coarse.replace(error=error)), label)
+
+  there, both = (str(jax.make_jaxpr(f)(coarse.error)).count("dot_general[") for f in (loss, jax.grad(loss)))
+  assert there == 2 * 3  # rows and columns of three maps
+  assert both == there + 2 * 2  # of the error map: again, and back
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("devices", "batch"), [(2, 4), (4, 4), (4, 3)])
 def test_many_devices_come_to_the_same_as_one(kit, form, devices, batch):
