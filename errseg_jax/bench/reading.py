@@ -25,17 +25,19 @@ SAMPLES = 50  # that are read and augmented one by one
 MANY = 1_000_000  # batches, of which so many are read
 
 
-def stage_batches(trainer: Trainer, stage: Stage) -> Any:
-  """The stage's training batches, as a run reads them."""
-  return train_batches(
-    trainer.sources_of(stage),
-    trainer.transforms[stage.name],
+def stage_batches(trainer: Trainer, stage: Stage, cached: bool = False) -> Any:
+  """The stage's training batches, as a run reads them; `cached`: from its cache of features."""
+  sources, transforms, prepared = trainer.reads(stage, cached)
+  batches = train_batches(
+    sources,
+    transforms,
     batch_size=stage.batch_size,
     seed=stage.seed(trainer.config.seed),
     start=0,
     stop=MANY,
     threads=trainer.config.loader.threads,
   )
+  return prepared(batches)
 
 
 def data_cost(config: ConfigDict) -> dict[str, Any]:

@@ -254,11 +254,8 @@ class Trainer:
     writer: MetricWriter,
     stop: StopSignal,
   ) -> Loop:
-    config, sources, transforms = self.config, self.sources_of(stage), self.transforms[stage.name]
-    prepared: Any = iter
-    if self.cache is not None and stage.kind in BRANCHES:
-      sources, transforms = [self.cache], [Chain(())]
-      prepared = functools.partial(map, self.cache.assembled)
+    config = self.config
+    sources, transforms, prepared = self.reads(stage)
     order = {"batch_size": stage.batch_size, "seed": stage.seed(config.seed)}
     batches = functools.partial(
       train_batches,
@@ -288,6 +285,17 @@ class Trainer:
       stop,
       self.mesh,
     )
+
+  def reads(self, stage: Stage, cached: bool = True) -> tuple[list[Any], list[Any], Any]:
+    """(sources, the transform of each, what turns an iterator of their batches into the stage's).
+
+    Args:
+      stage: that reads.
+      cached: of the branches, from the cache of features where the config names one.
+    """
+    if cached and self.cache is not None and stage.kind in BRANCHES:
+      return [self.cache], [Chain(())], functools.partial(map, self.cache.assembled)
+    return self.sources_of(stage), self.transforms[stage.name], iter
 
   def sources_of(self, stage: Stage) -> list[Any]:
     """The images that a stage trains on, in turn."""

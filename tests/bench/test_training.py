@@ -3,9 +3,11 @@ import json
 import pytest
 
 from errseg_jax import commands
+from errseg_jax.assemble import with_defaults
 from errseg_jax.bench import command, crf, reading, roofline, training
 from errseg_jax.cli import main
 from errseg_jax.errors import UserError
+from errseg_jax.prepare.cache import cache
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +32,24 @@ def test_a_step_of_every_stage_is_timed(tiny_config, capsys, monkeypatch):
   assert "training steps" in capsys.readouterr().out
   assert main(["bench", "--what=train", "--size=64x64"]) == 2
   assert "leave out --size" in capsys.readouterr().err
+
+
+def test_a_cache_stands_beside_the_network_at_work(trained, tiny_config, tmp_path, monkeypatch):
+  monkeypatch.setattr(training, "LOOPS", 2)
+  config = tiny_config(error_branch__prior="detail", order=("detail", "error"))
+  config.segmenter.init = str(trained)
+  config = with_defaults(config)
+  cache(config, tmp_path / "features", 1)
+  config.loader.features = str(tmp_path / "features")
+  cost = training.training_cost(config)
+  assert [(row["stage"], row["features"]) for row in cost["rows"]] == [
+    (stage, features) for stage in ("detail", "error") for features in ("network", "cache")
+  ]
+  for network, cached in zip(cost["rows"][::2], cost["rows"][1::2], strict=True):
+    assert cached["gflop"] < network["gflop"]  # the network does not run
+    assert cached["faster"] > 0
+    assert min(network["loop_ms"], cached["loop_ms"]) > 0
+  command.show(cost, training.table, False)
 
 
 def test_a_loss_that_names_the_confusion_gets_its_matrix(tiny_config):
