@@ -11,7 +11,7 @@ import pytest
 from errseg_jax import assemble
 from errseg_jax.assemble import with_defaults
 from errseg_jax.cli import main
-from errseg_jax.data.feature_records import INDEX, open_cache
+from errseg_jax.data.feature_records import INDEX, open_cache, record_bytes
 from errseg_jax.errors import UserError
 from errseg_jax.prepare.cache import Views, cache
 from errseg_jax.structs import Batch
@@ -129,7 +129,7 @@ def test_a_killed_call_goes_on(cached, tmp_path, monkeypatch):
       np.testing.assert_allclose(np.float32(again[index][name]), np.float32(array), atol=0.05)
 
 
-def test_what_does_not_fit_is_one_line(cached, trained, tiny_config, tmp_path, monkeypatch):
+def test_what_does_not_fit_is_one_line(cached, trained, tiny_config, tmp_path, monkeypatch, capsys):
   folder, config = cached
   other = config.copy_and_resolve_references()
   other.transform.rotation = 3.0
@@ -160,8 +160,15 @@ def test_what_does_not_fit_is_one_line(cached, trained, tiny_config, tmp_path, m
     with pytest.raises(UserError, match=message):
       Trainer(with_cache(config, broken), tmp_path / "e").run()
   monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
+  capsys.readouterr()
   with pytest.raises(UserError, match="are free"):
     cache(config, tmp_path / "f", 1)
+  found = open_cache(folder)
+  whole = record_bytes(found.layout) * len(found) // PASSES / 1e6
+  assert (
+    f"f: about {whole:.1f} MB to write\n" in capsys.readouterr().out
+  )  # said first, even where it is refused
+  assert not list((tmp_path / "f").glob("*.array_record"))
 
 
 @pytest.mark.parametrize(("features", "maps"), [("low", 1), ("logits", 0)])
