@@ -53,6 +53,14 @@ class Plain(nn.Module):
     return self.wrap(self.head(self.body(self.stem(x))))
 
 
+def tensor():
+  return Plain().eval()
+
+
+def dictionary():
+  return Plain(lambda x: {"aux": -x, "out": x}).eval()
+
+
 @pytest.fixture(scope="module")
 def code(tmp_path_factory):
   pytest.importorskip("transformers")
@@ -98,15 +106,20 @@ def test_segformer_gives_pytorchs_logits_and_features(code):
   assert_close(found.high, heard["high"])
 
 
-@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"out": x, "aux": x}], ids=["tensor", "out"])
-def test_tensors_and_dictionaries_are_taken(wrap):
-  net, image = Plain(wrap).eval(), image_of((48, 80))
+@pytest.mark.parametrize("build", [tensor, dictionary])
+def test_tensors_and_dictionaries_are_taken(build):
+  net, image = build(), image_of((48, 80))
   found = features_of(from_torch(net, CLASSES, low=("stem", "body"), high="body"), image)
-  x = theirs_of(net, image)
-  assert_close(found.logits, x["out"] if isinstance(x, dict) else x)
+  assert_close(found.logits, logits_of(theirs_of(net, image)))
   assert found.strides == (2, 4)
   assert_close(found.low[0], theirs_of(net.stem, image))
   assert_close(found.high, _body(net, image))
+
+
+def logits_of(out):
+  if hasattr(out, "logits"):
+    return out.logits
+  return out["out"] if isinstance(out, dict) else out
 
 
 def _body(net, image):
@@ -133,15 +146,30 @@ def test_queries_become_class_scores():
     module.scores_of([1])
 
 
-def test_branches_train_on_a_segformer_and_every_command_takes_it(code, tiny_config, tmp_path):
-  adapter = {"name": "torch", "factory": "theirs:segformer", "options": {"seed": 1}}
+HERE = "tests.parity.test_torch_adapter"
+
+
+@pytest.mark.parametrize(
+  ("factory", "more"),
+  [
+    ("theirs:segformer", {"options": {"seed": 1}}),
+    (f"{HERE}:tensor", {"low": ("stem", "body")}),
+    (f"{HERE}:dictionary", {}),
+  ],
+  ids=["segformer", "tensor", "dictionary"],
+)
+def test_branches_train_on_it_and_every_command_takes_it(factory, more, code, tiny_config, tmp_path):
+  adapter = {"name": "torch", "factory": factory, **more}
   config = with_defaults(tiny_config(order=("detail", "error"), segmenter__adapter=adapter))
   Trainer(config, tmp_path / "run").run()
   assert main(["evaluate", f"--workdir={tmp_path / 'run'}"]) == 0
   image = image_of()[0]
   found = errseg_jax.load(str(tmp_path / "run")).predict(image)
-  logits = theirs_of(code.segformer(1), image[None]).logits
-  want = torch.nn.functional.interpolate(logits, image.shape[:2], mode="bilinear").argmax(1)[0].numpy()
+  net = {"segformer": lambda: code.segformer(1), "tensor": tensor, "dictionary": dictionary}[
+    factory.split(":")[1]
+  ]()
+  logits = logits_of(theirs_of(net, image[None]))
+  want = nn.functional.interpolate(logits, image.shape[:2], mode="bilinear").argmax(1)[0].numpy()
   assert (found.semantic_labels == want).mean() > 0.999
 
 
