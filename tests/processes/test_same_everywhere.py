@@ -52,18 +52,26 @@ def test_every_step_has_the_same_loss(runs):
     assert worst < tolerance
 
 
-def differing(one, other, path=""):
+def differing(one, other, tolerance, path=""):
   """Paths of numbers that differ by more than the order of a sum does."""
   if isinstance(one, dict):
     assert one.keys() == other.keys(), path
-    return [found for key in one for found in differing(one[key], other[key], f"{path}/{key}")]
+    return [found for key in one for found in differing(one[key], other[key], tolerance, f"{path}/{key}")]
   if isinstance(one, float):
-    return [] if np.isclose(one, other, rtol=1e-9, atol=1e-9, equal_nan=True) else [path]
+    return [] if np.isclose(one, other, rtol=tolerance, atol=tolerance, equal_nan=True) else [path]
   return [] if one == other else [path]
 
 
+def assert_same_counts(found, wanted, tolerance, name):
+  """All counts; in float32 a few scores of pixels lie so near a bin's edge that rounding takes them over it."""
+  if tolerance > 1e-9 and "histogram" in name:
+    assert np.abs(np.cumsum(found - wanted, -1, dtype=np.int64)).max() <= 3, name
+  else:
+    np.testing.assert_array_equal(found, wanted, err_msg=name)
+
+
 def test_evaluation_counts_the_same(runs, start, tmp_path):
-  _, places, workdirs = runs
+  tolerance, places, workdirs = runs
   for name, (count, devices) in places.items():
     shutil.copytree(workdirs["two"], tmp_path / name)
     printed = start(["evaluate", f"--workdir={tmp_path / name}"], count, devices).succeed()
@@ -76,9 +84,9 @@ def test_evaluation_counts_the_same(runs, start, tmp_path):
     with np.load(tmp_path / name / "evaluation.npz") as file:
       for key, value in one.items():
         if value.dtype.kind in "iu":
-          np.testing.assert_array_equal(file[key], value, err_msg=f"{name} {key}")
+          assert_same_counts(file[key].astype(np.int64), value.astype(np.int64), tolerance, f"{name} {key}")
     other = json.loads((tmp_path / name / "results.json").read_text())
-    assert [p for p in differing(results, other) if not p.startswith("/speed")] == []
+    assert [p for p in differing(results, other, tolerance) if not p.startswith("/speed")] == []
 
 
 def test_predictions_and_scores_are_those_of_one_process(runs, start, shared_data, tmp_path):
