@@ -3,6 +3,7 @@
 import csv
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +11,7 @@ from PIL import Image
 import errseg_jax as errseg
 from errseg_jax import assemble, cli, commands
 from errseg_jax.cli import main
+from errseg_jax.config import cascade
 from errseg_jax.models.backbones import xception
 from errseg_jax.models.heads import deeplabv3plus_rules, dpc_rules, pspnet_rules
 from errseg_jax.models.resize import resize
@@ -96,6 +98,27 @@ def test_a_converted_network_runs_through_every_command(
   np.testing.assert_array_equal(
     errseg.load(run).predict(image).semantic_labels, semantic_labels(load_config(given), ours, image)
   )
+
+
+def test_a_converted_network_is_trained_on_as_a_cascade(
+  tmp_path, published, draw, tiny_config, shared_data, monkeypatch
+):
+  """Its head is the coarse branch: at a learning rate of 0 with the published weights."""
+  arrays, ours, _ = published("torchvision_fcn", SMALL, {"name": "fcn", "features": 8}, 3, draw)
+  np.savez(tmp_path / "published.npz", **arrays)
+  given, run = tmp_path / "given", tmp_path / "run"
+  words = ["--from=torchvision_fcn", f"--weights={tmp_path / 'published.npz'}", f"--out={given}"]
+  assert main(["convert", *words]) == 0
+  config = cascade(tiny_config(), 8)
+  config.stages.cascade.steps, config.stages.cascade.optimizer.learning_rate = 2, 0.0
+  (tmp_path / "config.json").write_text(config.to_json())
+  (tmp_path / "cascade.py").write_text(CONFIG.format(folder=str(tmp_path)))
+  words = [f"--config={tmp_path / 'cascade.py'}", f"--config.segmenter.init={given}", "--config.num_devices=1"]
+  assert main(["train", *words, f"--workdir={run}"]) == 0
+  assert main(["evaluate", f"--workdir={run}"]) == 0
+  assert {"semantic", "detail", "fused", "error"} <= set(json.loads((run / "results.json").read_text()))
+  trained = errseg.load(run).variables["params"]["segmenter"]
+  jax.tree.map(np.testing.assert_array_equal, trained, ours["params"])
 
 
 def test_the_flag_brings_architecture_and_preprocessing_along(trained, config_file):
