@@ -136,4 +136,6 @@ def config_table(runs: Sequence[Run], names: Sequence[str]) -> Table:
   """Config keys that differ."""
   changed = differing(runs)
   rows = tuple((Cell(key), *(Cell(shortened(value)) for value in values)) for key, values in changed.items())
-  return Table("Config keys that differ." if rows else "The configs are the same.", ("key", *names), rows)
+  return Table(
+    "Config keys that differ." if rows else "The configs are the same.", ("key", *names), rows, tuple(names)
+  )

@@ -69,11 +69,19 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """A table: a caption, column heads, and rows whose first cell is the head of the row."""
+  """A table: a caption, column heads, and rows whose first cell is the head of the row.
+
+  Attributes:
+    caption: what the table holds.
+    columns: heads of the columns.
+    rows: their cells.
+    words: the columns, beside the first, that hold words in place of numbers.
+  """
 
   caption: str
   columns: tuple[str, ...]
   rows: tuple[tuple[Cell, ...], ...]
+  words: tuple[str, ...] = ()
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -263,7 +271,7 @@ def confusion_table(semantic: np.ndarray, fused: np.ndarray, classes: Sequence[s
     note = Cell(number(after), _signed(after - share), _kind(share - after))
     rows.append((Cell(truth), Cell(predicted), Cell(number(share)), note))
   caption = "Most confused pairs: percent of the true class's pixels."
-  return Table(caption, ("truth", "taken for", "network", "corrected"), tuple(rows))
+  return Table(caption, ("truth", "taken for", "network", "corrected"), tuple(rows), ("taken for",))
 
 
 def image_level_table(scores: Mapping) -> Table:
@@ -306,10 +314,11 @@ def issue_table(found: Mapping) -> Table:
     f"The {len(rows)} most doubtful of the annotations of split {found.get('split', '')}; the others, with crops, "
     "are in label_issues/label_issues.html of the workdir."
   )
-  return Table(caption, ("rank", "image", "annotated", "network says", "pixels", "score"), rows)
+  words = ("image", "annotated", "network says")
+  return Table(caption, ("rank", *words, "pixels", "score"), rows, words)
 
 
 def version_table(versions: Mapping[str, str]) -> Table:
   """What the scores were computed with."""
   rows = tuple((Cell(name), Cell(version)) for name, version in versions.items())
-  return Table("What the scores were computed with.", ("", "version"), rows)
+  return Table("What the scores were computed with.", ("", "version"), rows, ("version",))

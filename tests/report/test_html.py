@@ -137,6 +137,19 @@ def test_undefined_is_never_nan(report):
   assert not re.search(r">\s*nan|NaN,|NaN}", report.read_text("utf-8"))
 
 
+def test_words_are_aligned_left_and_numbers_right(report):
+  text = report.read_text("utf-8")
+  head = re.search(r"<tr>(<th[^>]*>rank</th>.*?)</tr>", text)[1]
+  assert re.findall(r'<th scope="col" class="words">([^<]*)</th>', head) == [
+    "image",
+    "annotated",
+    "network says",
+  ]
+  row = text[text.index("network says") :].split("</tr>")[1]
+  assert re.findall(r'<td class="words">([^<]*)</td>', row)[1:] == ["sky", "car"]
+  assert re.findall(r"<td>([^<]*)</td>", row) == ["9", "0.5"]
+
+
 def test_no_half_written_file_is_left(report, tmp_path, monkeypatch):
   assert [p.name for p in report.parent.iterdir()] == ["report.html"]
   target = tmp_path / "report.html"
