@@ -115,7 +115,8 @@ class Loop:
     stage, start = self.stage, int(state.step)
     batches = self.batches(start)
     given = frozen if self.confusion is None else self.confusion.attached(frozen)
-    waiting, clock, data_time = list(pending), time.perf_counter(), 0.0
+    # Steps after `timed` are on the clock, which stands still for what is no step.
+    waiting, clock, data_time, timed = list(pending), time.perf_counter(), 0.0, start
     program: Any = None
     with progress_bar(stage.name, stage.steps, start) as show:
       for done in range(start + 1, stage.steps + 1):
@@ -129,6 +130,7 @@ class Loop:
         if program is None:
           program = compiled_step(self.step, stage, state, network, batch)
           processes.wait()  # each compiles at its own pace
+          clock, data_time = time.perf_counter(), 0.0
         state, metrics = program(state, network, batch)
         waiting.append(metrics)
         ends = done == stage.steps
@@ -140,9 +142,9 @@ class Loop:
           waiting = self.fetch(waiting, done)
         if logs:
           elapsed = time.perf_counter() - clock
-          show(done, self.log(waiting, done, elapsed, data_time))
-          waiting, clock, data_time = [], time.perf_counter(), 0.0
-        value = None
+          show(done, self.log(waiting, done, done - timed, elapsed, data_time))
+          waiting, clock, data_time, timed = [], time.perf_counter(), 0.0, done
+        paused, value = time.perf_counter(), None
         if scores:
           scored = self.score(state.result, done)
           self.writer.write_scored(stage.name, done, scored)
@@ -157,8 +159,7 @@ class Loop:
           self.checkpoints.wait()
           self.writer.close()
           raise Stopped
-        if saves:
-          clock, data_time = time.perf_counter(), 0.0
+        clock += time.perf_counter() - paused
     self.checkpoints.wait()
     return state
 
@@ -177,10 +178,10 @@ class Loop:
         )
     return rows
 
-  def log(self, rows: list[dict], done: int, elapsed: float, data_time: float) -> str:
-    """Writes the mean over the steps since the last log; returns the bar's note."""
+  def log(self, rows: list[dict], done: int, timed: int, elapsed: float, data_time: float) -> str:
+    """Writes the mean over the steps since the last log, the last `timed` of which took `elapsed`; the bar's note."""
     scalars = {f"train/{k}": float(np.mean([row[k] for row in rows])) for k in rows[0]}
-    speed = len(rows) * self.stage.batch_size / max(elapsed, 1e-9)
+    speed = timed * self.stage.batch_size / max(elapsed, 1e-9)
     timing = {"time/images_per_s": speed, "time/data_wait_share": data_time / max(elapsed, 1e-9)}
     self.writer.write_scalars(self.stage.name, done, scalars | timing)
     if timing["time/data_wait_share"] > SLOW_LOADER and not self.told:

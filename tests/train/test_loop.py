@@ -1,11 +1,14 @@
 import re
+import time
 
 import numpy as np
 import pytest
 
 from errseg_jax.data.pipeline import step_names, train_batches
+from errseg_jax.sharding import shard_batch
 from errseg_jax.train.loop import NotFinite
 from errseg_jax.train.trainer import Trainer
+from errseg_jax.train.writers import read_metrics
 
 
 class Numbers:
@@ -80,3 +83,24 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_images(tiny_
   )
   assert ", ".join(names) in message
   assert not list((tmp_path / "run/checkpoints").rglob("commit_success.txt"))
+
+
+def test_a_save_between_two_logs_does_not_make_training_look_faster(tiny_config, tmp_path, monkeypatch):
+  seconds = 0.05
+
+  def slow(batch, mesh):
+    time.sleep(seconds)
+    return shard_batch(batch, mesh)
+
+  monkeypatch.setattr("errseg_jax.train.loop.shard_batch", slow)
+  config = tiny_config(order=("semantic",), train__log_every=9)
+  config.stages.semantic.update(steps=9, save_every=8, batch_size=8)
+  Trainer(config, tmp_path / "run").run()
+  rates = [
+    row["time/images_per_s"]
+    for row in read_metrics(tmp_path / "run" / "metrics.jsonl")
+    if "train/loss" in row
+  ]
+  assert len(rates) == 1
+  # The first batch comes before the program is compiled, and the clock starts after that.
+  assert rates[0] < 9 * 8 / (8 * seconds)
