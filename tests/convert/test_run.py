@@ -113,7 +113,11 @@ def test_a_converted_network_is_trained_on_as_a_cascade(
   config.stages.cascade.steps, config.stages.cascade.optimizer.learning_rate = 2, 0.0
   (tmp_path / "config.json").write_text(config.to_json())
   (tmp_path / "cascade.py").write_text(CONFIG.format(folder=str(tmp_path)))
-  words = [f"--config={tmp_path / 'cascade.py'}", f"--config.segmenter.init={given}", "--config.num_devices=1"]
+  words = [
+    f"--config={tmp_path / 'cascade.py'}",
+    f"--config.segmenter.init={given}",
+    "--config.num_devices=1",
+  ]
   assert main(["train", *words, f"--workdir={run}"]) == 0
   assert main(["evaluate", f"--workdir={run}"]) == 0
   assert {"semantic", "detail", "fused", "error"} <= set(json.loads((run / "results.json").read_text()))
