@@ -100,9 +100,7 @@ def test_a_converted_network_runs_through_every_command(
   )
 
 
-def test_a_converted_network_is_trained_on_as_a_cascade(
-  tmp_path, published, draw, tiny_config, shared_data, monkeypatch
-):
+def test_a_converted_network_is_trained_on_as_a_cascade(tmp_path, published, draw, tiny_config):
   """Its head is the coarse branch: at a learning rate of 0 with the published weights."""
   arrays, ours, _ = published("torchvision_fcn", SMALL, {"name": "fcn", "features": 8}, 3, draw)
   np.savez(tmp_path / "published.npz", **arrays)
